@@ -1,0 +1,148 @@
+"""Hydra neighborhood attention (paper, section 3.2): the function, its layer, and full attention for 4 × 4."""
+
+import torch
+from torch import nn
+
+from stylenat.attention import reference, tiled
+from stylenat.errors import UserError
+from stylenat.partition import check_fits, format_partitions
+
+BACKENDS = {"reference": reference.attend, "tiled": tiled.attend}
+
+
+def neighborhood_attention(q, k, v, partitions, bias=None, *, scale=None, backend="auto"):
+    """Each partition's heads attend to their own dilated k × k neighborhood of every query.
+
+    Args:
+        q, k, v: `(B, H, W, heads, head_dim)`, heads in the partitions' order.
+        partitions: a sequence of `HeadPartition` with `heads` heads together.
+        bias: a relative position table `(heads_p, 2k-1, 2k-1)`, or None, for each partition; None for no bias.
+        scale: factor on q; `head_dim ** -0.5` unless given.
+        backend: "reference", "tiled" or "auto" (tiled).
+
+    Returns:
+        `(B, H, W, heads, head_dim)`.
+
+    Raises:
+        UserError: unknown backend, shapes that disagree with the partitions, a window larger than the grid.
+    """
+    name = "tiled" if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
+    bias = [None] * len(partitions) if bias is None else list(bias)
+    _check_shapes(q, k, v, partitions, bias)
+    check_fits(partitions, q.shape[1], q.shape[2])
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    heads = [part.heads for part in partitions]
+    shares = zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True)
+    outputs = [BACKENDS[name](*share) for share in shares]
+    return torch.cat(outputs, 3) if len(outputs) > 1 else outputs[0]
+
+
+def _check_shapes(q, k, v, partitions, bias):
+    shapes = [tuple(x.shape) for x in (q, k, v)]
+    if len(set(shapes)) > 1 or q.ndim != 5:
+        text = ", ".join(map(str, shapes))
+        raise UserError(f"q, k, v of shapes {text}: give all three as one (B, H, W, heads, head_dim)")
+    heads, text = sum(part.heads for part in partitions), format_partitions(partitions)
+    if q.shape[3] != heads:
+        raise UserError(
+            f"q has {q.shape[3]} heads in shape {shapes[0]}, but partitions {text} have {heads}: make them equal"
+        )
+    if len(bias) != len(partitions):
+        raise UserError(
+            f"{len(bias)} bias tables for {len(partitions)} partitions {text}: give one, or None, for each"
+        )
+    for table, part in zip(bias, partitions, strict=True):
+        shape = _table_shape(part)
+        if table is not None and tuple(table.shape) != shape:
+            raise UserError(
+                f"bias table of shape {tuple(table.shape)} for partition {part}: give one of {shape}"
+            )
+
+
+def _table_shape(part):
+    return part.heads, 2 * part.kernel_size - 1, 2 * part.kernel_size - 1
+
+
+def _table(*shape):
+    return nn.init.trunc_normal_(nn.Parameter(torch.empty(shape)), std=0.02)
+
+
+class _Attention(nn.Module):
+    """The two linears around an attention of `heads` heads, and how they are initialised."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        if dim % heads:
+            raise UserError(
+                f"dim {dim} is not divisible by {heads} heads: take a dim that is a multiple of {heads}, or other heads"
+            )
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        for linear in (self.qkv, self.proj):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x):
+        """`(B, H, W, C)` → the same."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
+        return self.proj(self.attend(q, k, v).flatten(3))
+
+
+class HydraNeighborhoodAttention(_Attention):
+    """Hydra neighborhood attention over `(B, H, W, dim)`, every partition with its own kernel and dilation.
+
+    Args:
+        dim: channels, a multiple of the partitions' heads.
+        partitions: a sequence of `HeadPartition`.
+        level: the resolution it is meant for, if known: checked against the partitions, and named in errors.
+
+    Attributes:
+        backend: see `neighborhood_attention`; may be set at any time.
+
+    Raises:
+        UserError: dim that the heads do not divide, or a window larger than the level (or, later, than the input).
+    """
+
+    def __init__(self, dim, partitions, *, level=None):
+        super().__init__(dim, sum(part.heads for part in partitions))
+        if level is not None:
+            check_fits(partitions, level, level, level)
+        self.partitions = tuple(partitions)
+        self.level = level
+        self.backend = "auto"
+        self.rpb = nn.ParameterList(_table(*_table_shape(part)) for part in partitions)
+
+    def attend(self, q, k, v):
+        check_fits(self.partitions, q.shape[1], q.shape[2], self.level)
+        return neighborhood_attention(q, k, v, self.partitions, self.rpb, backend=self.backend)
+
+    def extra_repr(self):
+        return format_partitions(self.partitions)
+
+
+class FullAttention(_Attention):
+    """Self-attention over the 16 tokens of `(B, 4, 4, dim)`, with a relative position table `(heads, 7, 7)`.
+
+    Raises:
+        UserError: dim that the heads do not divide, or an input that is not 4 × 4.
+    """
+
+    def __init__(self, dim, heads):
+        super().__init__(dim, heads)
+        self.rpb = _table(heads, 7, 7)
+
+    def attend(self, q, k, v):
+        if q.shape[1:3] != (4, 4):
+            raise UserError(
+                f"full attention got {q.shape[1]} × {q.shape[2]} tokens: give 4 × 4, "
+                "or use HydraNeighborhoodAttention"
+            )
+        position = torch.arange(4, device=q.device)
+        index = position - position[:, None] + 3  # (query, key) of one axis
+        bias = self.rpb[:, index[:, None, :, None], index[None, :, None, :]].reshape(self.heads, 16, 16)
+        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # (B, heads, 16, head_dim)
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+        return (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2).unflatten(1, (4, 4))

