@@ -1,0 +1,29 @@
+"""StyleNAT, reproducible: Hydra neighborhood attention, the networks, training, scoring, tables and figures."""
+
+from stylenat.attention import HydraNeighborhoodAttention, neighborhood_attention
+from stylenat.data import open_dataset
+from stylenat.errors import UserError
+from stylenat.evaluation import evaluate
+from stylenat.generator import sample_images
+from stylenat.images import to_uint8
+from stylenat.partition import HeadPartition, format_partitions, parse_partitions
+from stylenat.presets import PRESETS, build_discriminator, build_generator, get_config
+from stylenat.training import train
+
+__all__ = [
+    "PRESETS",
+    "HeadPartition",
+    "HydraNeighborhoodAttention",
+    "UserError",
+    "build_discriminator",
+    "build_generator",
+    "evaluate",
+    "format_partitions",
+    "get_config",
+    "neighborhood_attention",
+    "open_dataset",
+    "parse_partitions",
+    "sample_images",
+    "to_uint8",
+    "train",
+]

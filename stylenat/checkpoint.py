@@ -125,8 +125,11 @@ class Run:
         states = self._states()
         if not states:
             return None
-        state = {path.stem: load_tensors(path) for path in states[-1].glob("*.safetensors")}
-        return state, json.loads((states[-1] / "info.json").read_text())
+        return {path.stem: load_tensors(path) for path in states[-1].glob("*.safetensors")}, self.info()
+
+    def info(self):
+        """nimg, seconds, peak memory and provenance at the newest training state, a dict."""
+        return json.loads((self._states()[-1] / "info.json").read_text())
 
     def _states(self):
         return sorted((self.path / "state").glob("[0-9]*"))

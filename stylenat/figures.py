@@ -132,7 +132,7 @@ def training_curves(metrics, history):
 
 
 def bubble_chart():
-    """The paper's figure 2 redrawn from results/paper.csv: FID, throughput and parameters on FFHQ-256."""
+    """The bubble chart of the SHI-Labs/StyleNAT README, redrawn from results/paper.csv (FFHQ-256)."""
     paper = published().query("dataset == 'FFHQ' and resolution == 256")
     table = paper.pivot(index="system", columns="quantity", values="value").dropna(
         subset=["throughput", "fid"]

@@ -70,8 +70,9 @@ class AdaIN(nn.Module):
 
     def forward(self, x, style):
         gamma, beta = self.style(style)[:, None, None].to(x.dtype).chunk(2, dim=-1)  # (B, 1, 1, C) each
-        variance, mean = torch.var_mean(x, dim=(1, 2), correction=0, keepdim=True)
-        return torch.addcmul(beta, x - mean, gamma * torch.rsqrt(variance + 1e-5))
+        x = x - x.mean(dim=(1, 2), keepdim=True)
+        variance = x.square().mean(dim=(1, 2), keepdim=True)  # var_mean is several times slower on a CPU
+        return torch.addcmul(beta, x, gamma * torch.rsqrt(variance + 1e-5))
 
 
 def position_embedding(channels, resolution, device=None):

@@ -20,9 +20,9 @@ def show(figure):
 def check_parameters():
     """Turn a mistyped or mistaken papermill parameter into an error; call it right after the parameters cell.
 
-    Papermill inserts a cell of plain assignments after the one tagged `parameters`, and only warns about a name
-    that is not in there. What was declared, `name: type = literal`, and what was injected are read off the
-    cells run so far, so it doesn't matter in what order, or how often, they were run. Outside IPython: nothing.
+    Papermill inserts a cell of plain assignments after the one tagged `parameters`, and only warns about
+    a name that is not in there. What was declared, `name: type = literal`, and what was injected are read off
+    the cells run so far, so their order and number do not matter. Outside IPython nothing is checked.
 
     Raises:
         UserError: a name that is not declared (with the nearest that is), or a value of another type.

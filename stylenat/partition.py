@@ -81,7 +81,7 @@ def check_fits(partitions, height, width, level=None):
         if k * d > n:
             fix = f"d of at most {n // k}" if n >= k else "a smaller kernel or a larger level"
             raise UserError(
-                f"{where}kernel k={k} with dilation d={d} spans k*d={k * d} tokens, more than n={n}: take {fix}"
+                f"{where}kernel k={k} with dilation d={d} spans k*d={k * d} tokens, over n={n}: take {fix}"
             )
 
 

@@ -144,11 +144,12 @@ def _score_cells(group):
     """Per record the Markdown cells "value (floor – ceiling)", for the metrics anyone in the group has."""
     rows = [_scores(record) for record in group]
     keys = list(dict.fromkeys(k for row in rows for k in row if not k.endswith(("_floor", "_ceiling"))))
-    cells = []
-    for row in rows:
-        bounds = {k: f"({_number(row.get(f'{k}_floor'))} – {_number(row.get(f'{k}_ceiling'))})" for k in keys}
-        cells.append({f"{TITLES.get(k, k)} ↓": f"{_number(row.get(k))} {bounds[k]}" for k in keys})
-    return cells
+
+    def cell(row, key):
+        value, floor, ceiling = (_number(row.get(k)) for k in (key, f"{key}_floor", f"{key}_ceiling"))
+        return f"{value} ({floor} – {ceiling})" if key in row else value
+
+    return [{f"{TITLES.get(key, key)} ↓": cell(row, key) for key in keys} for row in rows]
 
 
 def _heading(title, key, group):

@@ -21,6 +21,7 @@ from stylenat.images import normalize, picture_grid, save_png
 from stylenat.objective import consistency_loss, discriminator_loss, generator_loss, r1_penalty
 from stylenat.paths import workspace, write_atomically
 from stylenat.progress import progress
+from stylenat.records import provenance
 
 
 def pick_device():
@@ -222,7 +223,7 @@ def _peak_memory(device):
 
 
 def _snapshot(run, trainer, info):
-    run.save(trainer.nimg, trainer.ema, trainer.state(), info)
+    run.save(trainer.nimg, trainer.ema, trainer.state(), info | {"provenance": provenance(trainer.device)})
     pictures = sample_images(trainer.ema, range(64))
     save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", picture_grid(pictures, 8))
 

@@ -135,8 +135,12 @@ def test_all_figures_come_from_results_alone(room):  # noqa: F811
     make_ablation(room)
     first = {path.name: path.read_bytes() for path in figures.build_figures()}
     assert sorted(first) == [
-        "ablation.png", "bubble_chart.png", "curves-noto-32.png", "receptive_fields.png", "samples-noto-32.png"
-    ]  # fmt: skip
+        "ablation.png",
+        "bubble_chart.png",
+        "curves-noto-32.png",
+        "receptive_fields.png",
+        "samples-noto-32.png",
+    ]
     assert {path.name: path.read_bytes() for path in figures.build_figures()} == first
     assert {path.name for path in (room / "figures").iterdir()} == set(first)
     scale = 1600 // sheet.shape[1]

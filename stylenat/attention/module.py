@@ -1,4 +1,4 @@
-"""Hydra neighborhood attention (paper, section 3.2): the function, its layer, and full attention for 4 × 4."""
+"""Hydra neighborhood attention (paper, section 3.2): the function, its layer; full attention for 4 × 4."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ def neighborhood_attention(q, k, v, partitions, bias=None, *, scale=None, backen
     Args:
         q, k, v: `(B, H, W, heads, head_dim)`, heads in the partitions' order.
         partitions: a sequence of `HeadPartition` with `heads` heads together.
-        bias: a relative position table `(heads_p, 2k-1, 2k-1)`, or None, for each partition; None for no bias.
+        bias: for each partition a relative position table `(heads_p, 2k-1, 2k-1)` or None; None for no bias.
         scale: factor on q; `head_dim ** -0.5` unless given.
         backend: "reference", "tiled" or "auto" (tiled).
 
@@ -47,7 +47,7 @@ def _check_shapes(q, k, v, partitions, bias):
     heads, text = sum(part.heads for part in partitions), format_partitions(partitions)
     if q.shape[3] != heads:
         raise UserError(
-            f"q has {q.shape[3]} heads in shape {shapes[0]}, but partitions {text} have {heads}: make them equal"
+            f"q of shape {shapes[0]} has {q.shape[3]} heads, partitions {text} have {heads}: make them equal"
         )
     if len(bias) != len(partitions):
         raise UserError(
@@ -76,7 +76,7 @@ class _Attention(nn.Module):
         super().__init__()
         if dim % heads:
             raise UserError(
-                f"dim {dim} is not divisible by {heads} heads: take a dim that is a multiple of {heads}, or other heads"
+                f"dim {dim} is not divisible by {heads} heads: take a multiple of {heads}, or other heads"
             )
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -103,7 +103,7 @@ class HydraNeighborhoodAttention(_Attention):
         backend: see `neighborhood_attention`; may be set at any time.
 
     Raises:
-        UserError: dim that the heads do not divide, or a window larger than the level (or, later, than the input).
+        UserError: dim that the heads do not divide; a window larger than the level or, later, than the input.
     """
 
     def __init__(self, dim, partitions, *, level=None):

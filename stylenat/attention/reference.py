@@ -13,7 +13,7 @@ def axis_window(n, kernel_size, dilation, device=None):
     `kernel_size` consecutive members around the query, shifted inward at the border (NATTEN's definition).
 
     Returns:
-        keys `(n, k)`, their positions on the axis, and offsets `(n, k)`, key minus query counted in the group.
+        The keys' positions on the axis `(n, k)`, and key minus query, counted in the group `(n, k)`.
     """
     position = torch.arange(n, device=device)
     member, residue = position // dilation, position % dilation
@@ -24,7 +24,7 @@ def axis_window(n, kernel_size, dilation, device=None):
 
 
 def attend(q, k, v, partition, bias):
-    """One partition's heads: q (already scaled), k, v `(B, H, W, heads, head_dim)`, bias `(heads, 2k-1, 2k-1)` or None."""
+    """One partition's heads: q (scaled), k, v `(B, H, W, heads, head_dim)`, bias `(heads, 2k-1, 2k-1)` or None."""
     _, height, width, _, _ = q.shape
     size, dilation = partition.kernel_size, partition.dilation
     rows, row_offset = axis_window(height, size, dilation, q.device)  # (H, k)

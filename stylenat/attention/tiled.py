@@ -1,9 +1,9 @@
 """Exact neighborhood attention out of standard torch operations, for any device; the default backend.
 
-Dilation cuts an axis into groups (the tokens of one residue) that never see each other. A group is cut into tiles of
-queries; the keys of a tile are the tile and a halo of `kernel_size // 2` on both sides. A tile then is a dense product
-of matrices, masked down to each query's own window, and the relative position bias is the same for every tile.
-Memory is linear in the number of tokens.
+Dilation cuts an axis into groups (the tokens of one residue) that never see each other. A group is cut into
+tiles of queries; the keys of a tile are the tile and a halo of `kernel_size // 2` on both sides. A tile then is a
+dense product of matrices, masked down to each query's own window, and the relative position bias is the same for
+every tile. Memory is linear in the number of tokens.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ _CHUNK = (
 class Axis:
     """How one axis of `n` tokens is cut: `dilation` groups of `tiles` tiles of `tile` queries.
 
-    The padding that completes the last tile is put at both ends by halves. So the first and the last tile keep at
-    least `kernel_size // 2 + 1` real queries (a tile is even and larger than the kernel), and a window that the border
-    shifts inward stays within its tile's keys.
+    The padding that completes the last tile is put at both ends by halves. So the first and the last tile keep
+    at least `kernel_size // 2 + 1` real queries (a tile is even and larger than the kernel), and a window that
+    the border shifts inward stays within its tile's keys.
     """
 
     n: int
@@ -72,7 +72,7 @@ class Axis:
         return key - torch.arange(self.tile, device=device)[:, None]
 
     def visible(self, device):
-        """Which keys are in a query's window: bool `(residues, tiles, tile, keys)`; one residue where `even`."""
+        """Which keys are in a query's window: bool `(residues, tiles, tile, keys)`; if `even`, one residue."""
         residue = torch.arange(1 if self.even else self.dilation, device=device)
         length = ((self.n - residue + self.dilation - 1) // self.dilation)[:, None, None]
         query = torch.arange(self.tiles * self.tile, device=device).view(self.tiles, self.tile) - self.before
@@ -105,7 +105,10 @@ def attend(q, k, v, partition, bias):
 
 
 def _cut(x, rows, columns, for_keys=False):
-    """`(B, H, W, heads, c)` → `(B, d, d, row tiles, column tiles, heads, rows, columns, c)` of a tile, or of its keys."""
+    """Cut into tiles, or into the tiles' keys.
+
+    `(B, H, W, heads, c)` → `(B, d, d, row tiles, column tiles, heads, rows of a tile, columns of a tile, c)`.
+    """
     padding = (0, 0, 0, 0, *columns.padding(for_keys), *rows.padding(for_keys))
     x = F.pad(x, padding) if any(padding) else x
     x = x.unflatten(2, (-1, columns.tile, columns.dilation)).unflatten(1, (-1, rows.tile, rows.dilation))
@@ -126,7 +129,7 @@ def _join(x, batch, heads, rows, columns):
 
 
 def _mask(rows, columns, heads, bias, like):
-    """Bias where a key is in the query's window, -inf elsewhere: `(1 or groups, tiles · heads, queries, keys)`."""
+    """Bias for keys in the query's window, -inf elsewhere: `(1 or groups, tiles · heads, queries, keys)`."""
     visible_rows, visible_columns = rows.visible(like.device), columns.visible(like.device)
     if not (rows.even and columns.even):
         visible_rows = visible_rows.expand(rows.dilation, -1, -1, -1)

@@ -1,0 +1,46 @@
+# make reproduce   train noto-32, score it, rebuild tables and figures
+# make test        lint, tests, notebooks
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export MPLBACKEND := agg
+
+.PHONY: install reproduce results test test-slow notebooks clean
+
+install: $(VENV)/installed
+
+# Torch first: what it brings decides what the rest may use.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,test]'
+	touch $@
+
+reproduce: install
+	$(BIN)/python -m stylenat train noto-32
+	$(BIN)/python -m stylenat evaluate noto-32
+	$(MAKE) results
+
+# The results tables and figures alone, from the records in results/runs.
+results: install
+	$(BIN)/python -m stylenat tables
+	$(BIN)/python -m stylenat figures
+
+# Notebooks write into a copy of results/, so that testing leaves the clone as it was.
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest
+	workspace=$$(mktemp -d) && cp -R results README.md $$workspace && \
+	STYLENAT_WORKSPACE=$$workspace $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks; \
+	status=$$?; rm -rf $$workspace; exit $$status
+
+test-slow: install
+	$(BIN)/pytest -m slow
+
+# Execute every notebook in place, as committed.
+notebooks: install
+	for notebook in notebooks/*.ipynb; do $(BIN)/python scripts/execute_notebook.py $$notebook || exit; done
+
+clean:
+	rm -rf $(VENV) runs

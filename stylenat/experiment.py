@@ -1,0 +1,101 @@
+"""An experiment from end to end: score every snapshot of a run and record it; the ablation over dilations."""
+
+import pandas as pd
+
+from stylenat.data import open_dataset
+from stylenat.errors import UserError
+from stylenat.evaluation import evaluate
+from stylenat.generator import sample_images
+from stylenat.images import picture_grid, save_png
+from stylenat.partition import HeadPartition, format_partitions, split_heads
+from stylenat.paths import write_atomically
+from stylenat.presets import get_config
+from stylenat.progress import progress
+from stylenat.records import record_run
+from stylenat.training import pick_device, train
+
+
+def score_run(run, device=None, **extra):
+    """Score every snapshot of a `Run` and write its record under `results/runs/<run id>/`.
+
+    The record is `result.json` (the last snapshot's score, the history of all, configuration and provenance,
+    and the entries of `extra`), `metrics.csv` (the training log) and `samples.png` (seeds 0 … 63).
+
+    Returns:
+        The record, a dict.
+
+    Raises:
+        UserError: the run has no snapshot, or the scoring network is missing or altered.
+    """
+    config, info = run.config, run.info()
+    dataset = open_dataset(config.data, config.resolution)
+    metrics = pd.DataFrame(run.metrics())
+    history = []
+    for nimg in progress(run.snapshots(), unit="snapshot", desc=f"score {run.id}"):
+        generator = run.generator(nimg).to(device or pick_device())
+        score = evaluate(generator, dataset)
+        seconds = float(metrics.loc[metrics["nimg"] == nimg, "seconds"].iloc[-1])
+        history.append({"nimg": nimg, "seconds": seconds, **score.values})
+    described = ("name", "resolution", "manifest")
+    record = {
+        **extra,
+        **info.pop("provenance"),
+        **info,
+        "preset": config.preset,
+        "config": config.to_dict(),
+        "seed": config.seed,
+        "minutes": info["seconds"] / 60,
+        "dataset": {name: getattr(dataset, name) for name in described} | {"split": "train"},
+        "score": score.to_dict(),
+        "history": history,
+        "parameters": {
+            "generator": _parameters(generator),
+            "discriminator": _parameters(config.build_discriminator()),
+        },
+    }
+    path = record_run(run.id, record)
+    write_atomically(path.with_name("metrics.csv"), metrics.to_csv(index=False, lineterminator="\n"))
+    save_png(path.with_name("samples.png"), picture_grid(sample_images(generator, range(64)), 8))
+    return record
+
+
+def _parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def dilated_partitions(config, dilation, kernel_size=3):
+    """Partitions for every level from 8 on: half the heads local, half at `dilation`.
+
+    At a level where `dilation` does not fit, the largest that does is taken; the finest level must hold it.
+
+    Returns:
+        `{resolution: text}`, such as `{8: "2x3@1,2x3@2", …}`.
+
+    Raises:
+        UserError: the dilation does not fit the image, or is no dilation.
+    """
+    largest = config.resolution // kernel_size
+    if not 1 <= dilation <= largest:
+        raise UserError(
+            f"dilation {dilation} with kernel size {kernel_size} does not fit {config.resolution} × "
+            f"{config.resolution} tokens: give 1 to {largest}"
+        )
+    levels = {}
+    for i, width in enumerate(config.widths[1:]):
+        resolution = 8 * 2**i
+        local, dilated = split_heads(config.heads(width), 2)
+        fitting = min(dilation, resolution // kernel_size)
+        pair = (HeadPartition(local, kernel_size, 1), HeadPartition(dilated, kernel_size, fitting))
+        levels[resolution] = format_partitions(pair)
+    return levels
+
+
+def run_ablation(preset, dilation, **overrides):
+    """Train and score a preset with half its heads at `dilation`; returns the record.
+
+    Finished runs are taken as they are, interrupted ones go on, so that a sweep can be repeated at no cost.
+    """
+    levels = dilated_partitions(get_config(preset, **overrides), dilation)
+    config = get_config(preset, **overrides, partitions="/".join(levels.values()))
+    ablation = {"variant": f"dilation {dilation}", "dilation": dilation, "partitions": levels}
+    return score_run(train(config), ablation=ablation)
