@@ -26,7 +26,9 @@ def load_tensors(path):
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist: give a file that training wrote") from None
     except Exception as error:
-        raise UserError(f"checkpoint {path} can't be read ({error}): delete it and resume from an older one") from error
+        raise UserError(
+            f"checkpoint {path} can't be read ({error}): delete it and resume from an older one"
+        ) from error
 
 
 def optimizer_tensors(optimizer):
@@ -65,7 +67,9 @@ class Run:
         for path in (folder / run, Path(run)):
             if (path / "config.json").is_file():
                 return cls(path)
-        raise UserError(f"run {run!r} not found in {folder}: train it first, `python -m stylenat train {run}`")
+        raise UserError(
+            f"run {run!r} not found in {folder}: train it first, `python -m stylenat train {run}`"
+        )
 
     @property
     def id(self):
@@ -102,9 +106,13 @@ class Run:
             try:
                 write_atomically(path, text)
             except OSError as error:
-                raise UserError(f"can't write to {self.path} ({error.strerror}): give a folder you may write to") from None
+                raise UserError(
+                    f"can't write to {self.path} ({error.strerror}): give a folder you may write to"
+                ) from None
         elif path.read_text() != text:
-            raise UserError(f"{self.path} holds a run of another configuration: delete it or train with another --out")
+            raise UserError(
+                f"{self.path} holds a run of another configuration: delete it or train with another --out"
+            )
 
     def save(self, nimg, ema, state, info):
         """Write a snapshot: EMA weights, then the training state (a dict of dicts of tensors) and its `info`."""

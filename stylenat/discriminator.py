@@ -47,7 +47,9 @@ def minibatch_deviation(x, group_size=4):
     batch, _, height, width = x.shape
     group = min(batch, group_size)
     if batch % group:
-        raise UserError(f"a batch of {batch} images can't be split in groups of {group}: use a multiple of {group}")
+        raise UserError(
+            f"a batch of {batch} images can't be split in groups of {group}: use a multiple of {group}"
+        )
     variance = x.unflatten(0, (group, -1)).var(dim=0, correction=0)  # (B / group, C, H, W)
     deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3)).repeat(group)
     return torch.cat([x, deviation[:, None, None, None].expand(-1, 1, height, width)], dim=1)

@@ -51,7 +51,9 @@ class Trainer:
         lazy = config.r1_interval / (config.r1_interval + 1)
         self.optimizers = {
             "generator": _adam(self.generator, config.generator_lr, config.adam_beta2),
-            "discriminator": _adam(self.discriminator, config.discriminator_lr * lazy, config.adam_beta2**lazy),
+            "discriminator": _adam(
+                self.discriminator, config.discriminator_lr * lazy, config.adam_beta2**lazy
+            ),
         }
         self.nimg = 0
 
@@ -76,7 +78,9 @@ class Trainer:
         return min(1.0, (1 - self.nimg / self.config.nimg) / (1 - start)) if start < 1 else 1.0
 
     def _precision(self):
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+        return (
+            torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+        )
 
     def _look(self, images):
         return augment(images) if self.config.diffaugment else images
@@ -210,8 +214,14 @@ def _finite(losses, nimg, run):
     for name, value in values.items():
         if not math.isfinite(value):
             snapshots = run.snapshots()
-            good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "there is no snapshot yet"
-            raise UserError(f"training stopped: {name} is {value} at nimg={nimg}; {good}. Try lower learning rates")
+            good = (
+                f"the last good snapshot is at nimg={snapshots[-1]}"
+                if snapshots
+                else "there is no snapshot yet"
+            )
+            raise UserError(
+                f"training stopped: {name} is {value} at nimg={nimg}; {good}. Try lower learning rates"
+            )
     return values
 
 
@@ -233,7 +243,9 @@ class _Log:
 
     def __init__(self, run, nimg):
         self.path = run.path / "metrics.jsonl"
-        kept = [line for line in run.metrics() if line["nimg"] <= nimg]  # what a stop cut off is trained again
+        kept = [
+            line for line in run.metrics() if line["nimg"] <= nimg
+        ]  # what a stop cut off is trained again
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.losses = {}
 

@@ -74,10 +74,8 @@ class _Attention(nn.Module):
 
     def __init__(self, dim, heads):
         super().__init__()
-        if dim % heads:
-            raise UserError(
-                f"dim {dim} is not divisible by {heads} heads: take a multiple of {heads}, or other heads"
-            )
+        if heads < 1 or dim % heads:
+            raise UserError(f"dim {dim} does not split into {heads} heads: take heads that divide dim")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)

@@ -24,7 +24,7 @@ def axis_window(n, kernel_size, dilation, device=None):
 
 
 def attend(q, k, v, partition, bias):
-    """One partition's heads: q (scaled), k, v `(B, H, W, heads, head_dim)`, bias `(heads, 2k-1, 2k-1)` or None."""
+    """One partition's heads: q (scaled), k, v `(B, H, W, heads, c)`, bias `(heads, 2k-1, 2k-1)` or None."""
     _, height, width, _, _ = q.shape
     size, dilation = partition.kernel_size, partition.dilation
     rows, row_offset = axis_window(height, size, dilation, q.device)  # (H, k)

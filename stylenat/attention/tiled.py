@@ -1,9 +1,9 @@
 """Exact neighborhood attention out of standard torch operations, for any device; the default backend.
 
-Dilation cuts an axis into groups (the tokens of one residue) that never see each other. A group is cut into
-tiles of queries; the keys of a tile are the tile and a halo of `kernel_size // 2` on both sides. A tile then is a
-dense product of matrices, masked down to each query's own window, and the relative position bias is the same for
-every tile. Memory is linear in the number of tokens.
+Dilation cuts an axis into groups (the tokens of one residue) that never see each other. A group is cut
+into tiles of queries; the keys of a tile are the tile and a halo of `kernel_size // 2` on both sides. A
+tile then is a dense product of matrices, masked down to each query's own window, and the relative
+position bias is the same for every tile. Memory is linear in the number of tokens.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,17 @@ import torch.nn.functional as F
 
 _TILE = 8  # queries a side, at least: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
-_CHUNK = (
-    2**21
-)  # logits a CPU holds at once: beyond it they leave the caches, and malloc maps fresh pages each time
+_CHUNK = 2**21  # logits a CPU computes at once: more leave the caches, and malloc maps them anew every time
+_GRID = 2**15  # batches, and heads, of one call on a GPU: a CUDA grid holds less than 2**16 of either
 
 
 @dataclass(frozen=True)
 class Axis:
     """How one axis of `n` tokens is cut: `dilation` groups of `tiles` tiles of `tile` queries.
 
-    The padding that completes the last tile is put at both ends by halves. So the first and the last tile keep
-    at least `kernel_size // 2 + 1` real queries (a tile is even and larger than the kernel), and a window that
-    the border shifts inward stays within its tile's keys.
+    The padding that completes the last tile is put at both ends by halves. So the first and the last tile
+    keep at least `kernel_size // 2 + 1` real queries (a tile is even and larger than the kernel), and a
+    window that the border shifts inward stays within its tile's keys.
     """
 
     n: int
@@ -72,7 +71,7 @@ class Axis:
         return key - torch.arange(self.tile, device=device)[:, None]
 
     def visible(self, device):
-        """Which keys are in a query's window: bool `(residues, tiles, tile, keys)`; if `even`, one residue."""
+        """Which keys are in a query's window: bool `(1 if even else d, tiles, tile, keys)`."""
         residue = torch.arange(1 if self.even else self.dilation, device=device)
         length = ((self.n - residue + self.dilation - 1) // self.dilation)[:, None, None]
         query = torch.arange(self.tiles * self.tile, device=device).view(self.tiles, self.tile) - self.before
@@ -92,16 +91,15 @@ def attend(q, k, v, partition, bias):
     Returns:
         `(B, H, W, heads, head_dim)`.
     """
-    batch, height, width, heads, head_dim = q.shape
-    rows = Axis(height, partition.kernel_size, partition.dilation)
-    columns = Axis(width, partition.kernel_size, partition.dilation)
-    mask = _mask(rows, columns, heads, bias, q)  # (1 or groups, tiles · heads, queries, keys)
+    rows, columns = (Axis(n, partition.kernel_size, partition.dilation) for n in q.shape[1:3])
+    visible = _visible(rows, columns, q.device)
+    bias = q.new_zeros(q.shape[3], 1, 1) if bias is None else _entries(bias, rows, columns)
     q, k, v = _cut(q, rows, columns), _cut(k, rows, columns, True), _cut(v, rows, columns, True)
-    # A mask common to all groups broadcasts over them; otherwise the groups count as heads do.
-    inner = len(mask) * mask.shape[1]
-    q, k, v = (x.reshape(-1, inner, x.shape[-3] * x.shape[-2], head_dim) for x in (q, k, v))
-    out = _masked_attention(q, k, v, mask.flatten(0, 1))
-    return _join(out, batch, heads, rows, columns)
+    # Where all groups share their masks they count as a batch, (B · groups, tiles, heads, tokens, head_dim);
+    # otherwise as more tiles, (B, groups · tiles, heads, tokens, head_dim).
+    q, k, v = (x.flatten(6, 7) for x in (q, k, v))
+    q, k, v = (x.reshape(-1, len(visible), *x.shape[5:]) for x in (q, k, v))
+    return _join(_masked_attention(q, k, v, visible, bias), rows, columns)
 
 
 def _cut(x, rows, columns, for_keys=False):
@@ -120,41 +118,69 @@ def _cut(x, rows, columns, for_keys=False):
     return x
 
 
-def _join(x, batch, heads, rows, columns):
-    """Undo `_cut` of the queries: → `(B, H, W, heads, c)`."""
-    d = rows.dilation
-    x = x.view(batch, d, d, rows.tiles, columns.tiles, heads, rows.tile, columns.tile, -1)
+def _join(x, rows, columns):
+    """Undo `_cut` of the queries: `(…, tiles, heads, queries, c)` → `(B, H, W, heads, c)`."""
+    d, heads = rows.dilation, x.shape[-3]
+    x = x.reshape(-1, d, d, rows.tiles, columns.tiles, heads, rows.tile, columns.tile, x.shape[-1])
     x = x.permute(0, 3, 6, 1, 4, 7, 2, 5, 8).flatten(4, 6).flatten(1, 3)
     return x.narrow(1, rows.before * d, rows.n).narrow(2, columns.before * d, columns.n)
 
 
-def _mask(rows, columns, heads, bias, like):
-    """Bias for keys in the query's window, -inf elsewhere: `(1 or groups, tiles · heads, queries, keys)`."""
-    visible_rows, visible_columns = rows.visible(like.device), columns.visible(like.device)
+def _visible(rows, columns, device):
+    """Which keys are in a query's window: bool `(tiles, 1, queries, keys)`, of all groups if they differ."""
+    by_row, by_column = rows.visible(device), columns.visible(device)
     if not (rows.even and columns.even):
-        visible_rows = visible_rows.expand(rows.dilation, -1, -1, -1)
-        visible_columns = visible_columns.expand(columns.dilation, -1, -1, -1)
-    visible = (
-        visible_rows[:, None, :, None, None, :, None, :, None]
-        & visible_columns[None, :, None, :, None, None, :, None, :]
-    )  # (d, d, row tiles, column tiles, 1, rows, columns, key rows, key columns)
-    if bias is None:
-        entries = like.new_zeros(heads, 1, 1, 1, 1)
-    else:  # at least float32: the gradient of an entry sums over all queries
-        top = 2 * rows.kernel_size - 2
-        row, column = (axis.offset(like.device) + axis.kernel_size - 1 for axis in (rows, columns))
-        row, column = row.clamp(0, top)[:, None, :, None], column.clamp(0, top)[None, :, None, :]
-        entries = bias.to(torch.promote_types(bias.dtype, torch.float32))[:, row, column]
-    mask = torch.where(visible, entries, float("-inf"))
-    return mask.flatten(7, 8).flatten(5, 6).flatten(2, 4).flatten(0, 1)
+        by_row = by_row.expand(rows.dilation, -1, -1, -1)
+        by_column = by_column.expand(columns.dilation, -1, -1, -1)
+    by_row = by_row[:, None, :, None, :, None, :, None]
+    by_column = by_column[None, :, None, :, None, :, None, :]
+    return (by_row & by_column).flatten(6, 7).flatten(4, 5).flatten(0, 3)[:, None]
 
 
-def _masked_attention(q, k, v, mask):
-    """softmax(q kᵀ + mask) v for q, k, v `(N, M, tokens, c)` and mask `(M, queries, keys)`."""
-    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, mask))
-    if q.device.type != "cpu" or not needs_grad:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None].to(q.dtype), scale=1.0)
-    # Torch's fused CPU kernel gives the mask no gradient, and none of second order; this is nearly as fast.
-    size = max(1, _CHUNK // mask.numel())
-    chunks = zip(q.split(size), k.split(size), v.split(size), strict=True)
-    return torch.cat([(q @ k.transpose(-2, -1)).add_(mask).softmax(-1) @ v for q, k, v in chunks])
+def _entries(bias, rows, columns):
+    """Table `(heads, 2k-1, 2k-1)` → bias `(heads, queries, keys)` of any tile, arbitrary where masked."""
+    top = 2 * rows.kernel_size - 2
+    row, column = (
+        (axis.offset(bias.device) + axis.kernel_size - 1).clamp(0, top) for axis in (rows, columns)
+    )
+    # At least float32: the gradient of an entry is a sum over all queries.
+    bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
+    return bias[:, row[:, None, :, None], column[None, :, None, :]].flatten(3, 4).flatten(1, 2)
+
+
+def _masked_attention(q, k, v, visible, bias):
+    """Attention within each tile and head.
+
+    Args:
+        q, k, v: `(N, tiles, heads, tokens, c)`.
+        visible: bool `(tiles, 1, queries, keys)`.
+        bias: `(heads, queries, keys)`, or what broadcasts to it.
+
+    Returns:
+        `(N, tiles, heads, queries, c)`.
+    """
+    on_cpu, heads = q.device.type == "cpu", q.shape[2]
+    # Torch's fused CPU kernel gives the mask no gradient, and nothing of second order; explicit is as fast.
+    explicit = on_cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias))
+    logits = heads * visible[0].numel()  # of one tile
+    tiles = min(len(visible), max(1, (_CHUNK // logits) if on_cpu else (_GRID // heads)))
+    batch = max(1, _CHUNK // (tiles * logits)) if explicit else _GRID
+    outputs = []
+    for seen, *qkv in zip(visible.split(tiles), *(x.split(tiles, 1) for x in (q, k, v)), strict=True):
+        mask = torch.where(seen, bias, float("-inf")).flatten(0, 1)
+        chunks = zip(*(x.flatten(1, 2).split(batch) for x in qkv), strict=True)
+        kernel = _explicit if explicit else _fused
+        outputs.append(_cat([kernel(*chunk, mask) for chunk in chunks], 0).unflatten(1, (-1, heads)))
+    return _cat(outputs, 1)
+
+
+def _explicit(q, k, v, mask):
+    return (q @ k.transpose(-2, -1)).add_(mask).softmax(-1) @ v
+
+
+def _fused(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None].to(q.dtype), scale=1.0)
+
+
+def _cat(tensors, dim):
+    return torch.cat(tensors, dim) if len(tensors) > 1 else tensors[0]

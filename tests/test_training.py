@@ -1,0 +1,281 @@
+"""Objective, augmentation, the step, the loop: resumed as unbroken, bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stylenat import objective
+from stylenat.augment import augment, cutout, flip, recolor, translate
+from stylenat.checkpoint import Run, load_tensors, optimizer_tensors, restore_optimizer
+from stylenat.errors import UserError
+from stylenat.presets import get_config
+from stylenat.training import Trainer, train
+
+TINY = {"widths": (16, 16, 16, 16), "discriminator_widths": (16, 16, 16), "partitions": "", "latent_dim": 8}
+TINY |= {"batch_size": 8, "nimg": 64, "snapshot": 32, "r1_interval": 2}
+TINY["partitions"] = "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8"
+
+
+@pytest.fixture(scope="module")
+def config():
+    return get_config("smoke", **TINY)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- objective ------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_the_logistic_ones():
+    real, fake = torch.randn(5, 1), torch.randn(5, 1)
+    ones, zeros = torch.ones(5, 1), torch.zeros(5, 1)
+    entropy = F.binary_cross_entropy_with_logits
+    expected = entropy(real, ones) + entropy(fake, zeros)
+    torch.testing.assert_close(objective.discriminator_loss(real, fake), expected)
+    torch.testing.assert_close(objective.generator_loss(fake), entropy(fake, ones))
+
+
+def test_r1_is_the_squared_gradient_and_can_be_differentiated():
+    images = torch.randn(3, 3, 4, 4, requires_grad=True)
+    weight = torch.randn(3, 4, 4, requires_grad=True)
+    penalty = objective.r1_penalty((images * weight).sum(dim=(1, 2, 3)), images)
+    torch.testing.assert_close(penalty, weight.square().sum())
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, 2 * weight)
+
+
+# --- augmentation ---------------------------------------------------------------------------------------------
+
+
+def test_augmentation_keeps_shape_and_gradient_and_differs_by_image():
+    images = torch.randn(1, 3, 16, 16).repeat(6, 1, 1, 1).requires_grad_()
+    out = augment(images)
+    assert out.shape == images.shape and not torch.equal(out[0], out[1])
+    out.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_flips_half_of_the_images():
+    images = torch.arange(4.0).expand(400, 1, 1, 4)
+    flipped = (flip(images)[:, 0, 0, 0] == 3).float().mean()
+    assert 0.4 < flipped < 0.6
+
+
+def test_translation_is_by_up_to_an_eighth_and_brings_zeros():
+    images = torch.zeros(300, 1, 16, 16)
+    images[:, :, 8, 8] = 1
+    moved = translate(images).flatten(1).argmax(1)
+    offsets = torch.stack([moved // 16 - 8, moved % 16 - 8])
+    assert offsets.min() == -2 and offsets.max() == 2 and len(offsets.unique(dim=1).T) == 25
+    assert (translate(torch.ones(50, 1, 16, 16)).mean() < 1).item()
+
+
+def test_recolouring_keeps_what_it_should():
+    torch.manual_seed(0)
+    images = torch.randn(200, 3, 4, 4)
+    grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    out = recolor(grey)  # saturation does nothing to grey
+    torch.testing.assert_close(out, out.mean(1, keepdim=True).expand_as(out))
+    shift = (recolor(images).mean((1, 2, 3)) - images.mean((1, 2, 3))).abs()  # contrast keeps the mean
+    assert 0.4 < shift.max() <= 0.5 + 1e-5
+
+
+def test_cutout_is_a_square_of_half_the_side():
+    removed = (cutout(torch.ones(300, 1, 16, 16)) == 0).flatten(1).sum(1)
+    assert removed.max() == 64 and 16 <= removed.min() < 64  # at a corner only a quarter of it is inside
+
+
+# --- the step -------------------------------------------------------------------------------------------------
+
+
+def pictures(n=8, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, 32, 32), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("overrides", [{}, {"diffaugment": False, "bcr_weight": 10.0}])
+def test_the_whole_step_runs_on_meta(overrides):
+    """Every operation of the step, shapes only: a tensor made on another device would stop it."""
+    config = get_config("smoke", **TINY | overrides)
+    trainer = Trainer(config, "meta")
+    for _ in range(2):
+        losses = trainer.step(pictures())
+    assert trainer.nimg == 16 and all(loss.device.type == "meta" for loss in losses.values())
+
+
+def test_a_step_moves_what_it_should(config):
+    trainer = Trainer(config, "cpu")
+    before = {name: {k: v.clone() for k, v in s.items()} for name, s in trainer.state().items()}
+    losses = trainer.step(pictures())
+    assert set(losses) == {"loss_d", "loss_g", "r1"}
+    assert set(trainer.step(pictures())) == {"loss_d", "loss_g"}, "R1 is lazy: every second step here"
+    after = trainer.state()
+    for name in ("generator", "discriminator", "ema"):
+        still = {k for k in before[name] if torch.equal(before[name][k], after[name][k])}
+        # Attention that looks no further than its equals can leave single tables untouched, nothing else.
+        assert len(still) < 0.1 * len(before[name]), f"{name}: {still}"
+
+
+def test_the_average_follows_with_its_half_life(config):
+    trainer = Trainer(config, "cpu")
+    trainer.nimg = 10**9  # far beyond the shorter average of the start
+    for parameter in trainer.generator.parameters():
+        parameter.data.fill_(1.0)
+    for average in trainer.ema.parameters():
+        average.data.fill_(0.0)
+    trainer._update_ema(config.ema_half_life)
+    for average in trainer.ema.parameters():
+        torch.testing.assert_close(average, torch.full_like(average, 0.5))
+
+
+def test_the_average_copies_buffers(config):
+    trainer = Trainer(config, "cpu")
+    for network in (trainer.generator, trainer.ema):
+        network.register_buffer("count", torch.zeros(()))
+    trainer.generator.count.fill_(7)
+    trainer.step(pictures())
+    assert trainer.ema.count == 7
+
+
+def test_learning_rates_fall_to_zero_at_the_end(config):
+    trainer = Trainer(config, "cpu")
+    rates = []
+    for nimg in (0, 48, 49.6, 56.8, 64):
+        trainer.nimg = nimg
+        rates.append(trainer._decay())
+    assert rates == pytest.approx([1, 1, 1, 0.5, 0])
+
+
+def test_the_discriminator_s_lazy_rates(config):
+    trainer = Trainer(config, "cpu")
+    (group,) = trainer.optimizers["discriminator"].param_groups
+    assert group["lr"] == pytest.approx(config.discriminator_lr * 2 / 3)
+    assert group["betas"] == (0.0, pytest.approx(0.99 ** (2 / 3)))
+
+
+def test_bcr_pulls_augmented_logits_together():
+    """With a heavy weight the discriminator is more consistent after some steps than without."""
+    gaps = []
+    for weight in (0.0, 1000.0):
+        config = get_config("smoke", **TINY | {"diffaugment": False, "bcr_weight": weight, "r1_gamma": 0.0})
+        trainer = Trainer(config, "cpu")
+        for i in range(8):
+            trainer.step(pictures(seed=i))
+        torch.manual_seed(0)
+        images = torch.randn(32, 3, 32, 32)
+        with torch.no_grad():
+            logits, augmented = (trainer.discriminator.eval()(x) for x in (images, augment(images)))
+        gaps.append(float(objective.consistency_loss(logits, augmented) / logits.var()))
+    assert gaps[1] < gaps[0]
+
+
+# --- the loop -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbroken(config, tmp_path_factory):
+    return train(config, tmp_path_factory.mktemp("unbroken"), "cpu")
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted(config, folder, monkeypatch, at):
+    """Train, be killed in the step after `at` images, train again."""
+    step = Trainer.step
+
+    def stopping(self, pictures):
+        if self.nimg == at:
+            raise Stop
+        return step(self, pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopping)
+        with pytest.raises(Stop):
+            train(config, folder, "cpu")
+    return train(config, folder, "cpu")
+
+
+@pytest.mark.parametrize("at", [32, 48])
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, unbroken, tmp_path, monkeypatch, at):
+    resumed = interrupted(config, tmp_path, monkeypatch, at)
+    (a, _), (b, _) = unbroken.restore(), resumed.restore()
+    assert a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    assert [line["nimg"] for line in unbroken.metrics()] == [line["nimg"] for line in resumed.metrics()]
+    for key in ("loss_d", "loss_g"):
+        assert [line[key] for line in unbroken.metrics()] == [line[key] for line in resumed.metrics()]
+
+
+def test_a_run_leaves_everything_and_nothing_half_written(unbroken, config):
+    assert unbroken.snapshots() == [32, 64]
+    assert unbroken.config == config
+    assert {path.name for path in unbroken.path.iterdir()} == {
+        "config.json", "metrics.jsonl", "samples", "generators", "state",
+    }  # fmt: skip
+    assert [path.name for path in sorted((unbroken.path / "samples").iterdir())] == [
+        "000000032.png",
+        "000000064.png",
+    ]
+    assert not list(unbroken.path.rglob(".*")), "temporary files are gone"
+    info = unbroken.info()
+    assert info["nimg"] == 64 and info["seconds"] > 0 and info["peak_memory_bytes"] > 2**20
+    assert info["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_a_finished_run_is_not_trained_again(config, unbroken, monkeypatch):
+    monkeypatch.setattr(Trainer, "step", None)
+    assert train(config, unbroken.path.parent, "cpu").snapshots() == [32, 64]
+
+
+def test_the_snapshot_is_the_average(unbroken):
+    state, _ = unbroken.restore()
+    assert same(unbroken.generator().state_dict(), state["ema"])
+    assert not same(unbroken.generator(32).state_dict(), state["ema"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def broken(self, pictures):
+        losses = step(self, pictures)
+        return losses | {"loss_g": losses["loss_g"] * float("nan")} if self.nimg == 48 else losses
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    with pytest.raises(UserError, match=r"loss_g is nan at nimg=40.*last good snapshot is at nimg=32"):
+        train(config, tmp_path, "cpu")
+    (run,) = tmp_path.iterdir()
+    assert Run(run).snapshots() == [32]
+
+
+def test_another_configuration_does_not_overwrite_a_run(config, unbroken):
+    path = unbroken.path / "config.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"seed": 5}))
+    try:
+        with pytest.raises(UserError, match="another configuration"):
+            train(config, unbroken.path.parent, "cpu")
+    finally:
+        path.write_text(text)
+
+
+def test_adam_s_state_survives_as_plain_tensors():
+    parameters = [torch.nn.Parameter(torch.randn(3)) for _ in range(2)]
+    optimizer, other = (torch.optim.Adam(parameters, lr=0.1) for _ in range(2))
+    sum(p.square().sum() for p in parameters).backward()
+    optimizer.step()
+    restore_optimizer(other, optimizer_tensors(optimizer))
+    assert same(optimizer_tensors(optimizer), optimizer_tensors(other))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "g.safetensors"
+    path.write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"g\.safetensors can't be read"):
+        load_tensors(path)
+    with pytest.raises(UserError, match="does not exist"):
+        load_tensors(tmp_path / "none.safetensors")
