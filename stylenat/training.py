@@ -176,6 +176,7 @@ def train(config, folder=None, device=None):
     run = Run(Path(folder or workspace("runs")) / config.run_id)
     run.begin(config)
     trainer = Trainer(config, device or pick_device())
+    made_by = provenance(trainer.device)  # now: the sources may change while this process runs
     past = {"seconds": 0.0, "peak_memory_bytes": 0}
     if (restored := run.restore()) is not None:
         state, past = restored
@@ -198,7 +199,7 @@ def train(config, folder=None, device=None):
             if _crossed(config.snapshot // 20, before, config):
                 log.write(info)
             if _crossed(config.snapshot, before, config):
-                _snapshot(run, trainer, info)
+                _snapshot(run, trainer, info | {"provenance": made_by})
     return run
 
 
@@ -233,7 +234,7 @@ def _peak_memory(device):
 
 
 def _snapshot(run, trainer, info):
-    run.save(trainer.nimg, trainer.ema, trainer.state(), info | {"provenance": provenance(trainer.device)})
+    run.save(trainer.nimg, trainer.ema, trainer.state(), info)
     pictures = sample_images(trainer.ema, range(64))
     save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", picture_grid(pictures, 8))
 

@@ -28,7 +28,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# --- objective ------------------------------------------------------------------------------------------------
+# --- objective
 
 
 def test_losses_are_the_logistic_ones():
@@ -49,7 +49,7 @@ def test_r1_is_the_squared_gradient_and_can_be_differentiated():
     torch.testing.assert_close(weight.grad, 2 * weight)
 
 
-# --- augmentation ---------------------------------------------------------------------------------------------
+# --- augmentation
 
 
 def test_augmentation_keeps_shape_and_gradient_and_differs_by_image():
@@ -90,7 +90,7 @@ def test_cutout_is_a_square_of_half_the_side():
     assert removed.max() == 64 and 16 <= removed.min() < 64  # at a corner only a quarter of it is inside
 
 
-# --- the step -------------------------------------------------------------------------------------------------
+# --- the step
 
 
 def pictures(n=8, seed=0):
@@ -173,7 +173,7 @@ def test_bcr_pulls_augmented_logits_together():
     assert gaps[1] < gaps[0]
 
 
-# --- the loop -------------------------------------------------------------------------------------------------
+# --- the loop
 
 
 @pytest.fixture(scope="module")
