@@ -1,4 +1,4 @@
-"""StyleNAT, reproducible: Hydra neighborhood attention, the networks, training, scoring, tables and figures."""
+"""StyleNAT, reproducible: Hydra neighborhood attention, the networks, training, scores, tables, figures."""
 
 from stylenat.attention import HydraNeighborhoodAttention, neighborhood_attention
 from stylenat.data import open_dataset

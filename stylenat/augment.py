@@ -7,8 +7,8 @@ import torch.nn.functional as F
 def augment(images):
     """Augmented copies of images `(B, 3, H, W)`, drawn from torch's global random state.
 
-    In order: horizontal flip (probability ½), translation by up to 1/8 of the side (zeros come in), brightness,
-    saturation, contrast, and a square cutout of half the side (zeros).
+    In order: horizontal flip (probability ½), translation by up to 1/8 of the side (zeros come in),
+    brightness, saturation, contrast, and a square cutout of half the side (zeros).
     """
     return cutout(recolor(translate(flip(images))))
 

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 import safetensors.torch
-import torch
 
 from stylenat.errors import UserError
-from stylenat.paths import write_atomically, workspace
+from stylenat.paths import workspace, write_atomically
 from stylenat.presets import Config
 
 
@@ -49,8 +48,8 @@ def restore_optimizer(optimizer, tensors):
 class Run:
     """The folder of a training run: `config.json`, `metrics.jsonl`, `samples/`, `generators/`, `state/`.
 
-    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/` is
-    what training needs to go on, of which the two newest are kept.
+    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/`
+    is what training needs to go on, of which the two newest are kept.
     """
 
     def __init__(self, path):
@@ -115,7 +114,7 @@ class Run:
             )
 
     def save(self, nimg, ema, state, info):
-        """Write a snapshot: EMA weights, then the training state (a dict of dicts of tensors) and its `info`."""
+        """Write a snapshot: EMA weights, then the state (a dict of dicts of tensors) and its `info`."""
         save_tensors(self._generator_path(nimg), ema.state_dict())
         final = self.path / "state" / f"{nimg:09d}"
         partial = final.with_name(f".{final.name}.{os.getpid()}")

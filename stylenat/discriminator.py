@@ -1,5 +1,7 @@
 """StyleSwin's wavelet discriminator, which StyleNAT trains against (StyleSwin, section 3.4)."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.utils import spectral_norm
@@ -41,7 +43,7 @@ class ConvBlock(nn.Module):
 def minibatch_deviation(x, group_size=4):
     """Appends one channel to `(B, C, H, W)`: the mean deviation within each image's group.
 
-    A group is `min(B, group_size)` images; image i belongs to group i mod (B / group) (StyleGAN2, appendix B).
+    A group is `min(B, group_size)` images; image i belongs to group i mod (B / group) (StyleGAN2, app. B).
     Raises UserError if the group does not divide the batch.
     """
     batch, _, height, width = x.shape
@@ -67,7 +69,7 @@ class Discriminator(nn.Module):
         self.resolution = 4 * 2 ** len(widths)
         down = widths[::-1]
         self.from_rgbs = nn.ModuleList(FromRGB(width) for width in down)
-        self.convs = nn.ModuleList(ConvBlock(*pair) for pair in zip(down[:-1], down[1:], strict=True))
+        self.convs = nn.ModuleList(ConvBlock(*pair) for pair in pairwise(down))
         final = widths[0]
         self.final_conv = nn.Sequential(_conv(final + 1, final, 3, padding=1), BiasActivation(final))
         self.final_linear = nn.Sequential(

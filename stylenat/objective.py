@@ -15,7 +15,7 @@ def discriminator_loss(real_logits, fake_logits):
 
 
 def r1_penalty(logits, images):
-    """Mean squared gradient norm of the logits at real images, without its γ/2 (Mescheder et al. 2018, eq. 9).
+    """Mean squared gradient norm of the logits at real images, without γ/2 (Mescheder et al. 2018, eq. 9).
 
     `images` must require a gradient; the penalty itself can be differentiated.
     """

@@ -37,8 +37,8 @@ def _trainable(module, flag):
 class Trainer:
     """Both networks, the generator's moving average, and one training step.
 
-    Every step draws from a random state of its own, made from (seed, nimg), so a resumed run goes on exactly as
-    an unbroken one and no random state needs to be stored.
+    Every step draws from a random state of its own, made from (seed, nimg), so a resumed run goes on exactly
+    as an unbroken one and no random state needs to be stored.
     """
 
     def __init__(self, config, device):
@@ -169,8 +169,8 @@ def train(config, folder=None, device=None):
         The `Run`.
 
     Raises:
-        UserError: no such data, a folder that can't be written, a folder of another configuration, or a loss that
-            is not a number; the message names the step, the loss and the last good snapshot.
+        UserError: no such data, a folder that can't be written, a folder of another configuration, or a
+            loss that is not a number; the message names the step, the loss and the last good snapshot.
     """
     dataset = open_dataset(config.data, config.resolution, "train")
     run = Run(Path(folder or workspace("runs")) / config.run_id)
