@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from stylenat.attention import (
     FullAttention,
@@ -254,7 +255,8 @@ def check_shapes_on(device, backward):
     with torch.device("meta"):  # initialisation draws numbers, which fake tensors don't have
         layers = HydraNeighborhoodAttention(12, partitions), FullAttention(12, 3)
     for layer, grid in zip(layers, ((height, width), (4, 4)), strict=True):
-        tensors.append(layer.to_empty(device=device)(torch.empty(2, *grid, 12, device=device)))
+        state = {name: torch.empty(x.shape, device=device) for name, x in layer.named_parameters()}
+        tensors.append(functional_call(layer, state, torch.empty(2, *grid, 12, device=device)))
     assert [x.device.type for x in tensors] == [device] * len(tensors)
 
 

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 # fmt: off
 ORDER = [
     "errors", "paths", "images", "progress", "records", "partition", "attention", "layers", "generator",
-    "discriminator", "presets", "checkpoint", "data", "objective", "augment", "training", "evaluation",
-    "throughput", "baselines", "results", "figures", "notebook", "__main__",
+    "discriminator", "presets", "checkpoint", "sources", "data", "objective", "augment", "training",
+    "evaluation", "experiment", "results", "figures", "notebook", "__main__",
 ]
 # fmt: on
 MODULES = sorted((ROOT / "stylenat").rglob("*.py"))
@@ -177,8 +177,7 @@ def test_modules_import_from_modules_above_them_only():
     seen = set()
     for path in MODULES:
         module = path.relative_to(ROOT / "stylenat").parts[0].removesuffix(".py")
-        if module == "__init__":
-            assert not list(imported(path)), "stylenat/__init__.py imports nothing: it is below every module"
+        if module == "__init__":  # the door: it may open on every room
             continue
         assert module in ORDER, f"{module} has no place in the order of modules yet"
         for other in imported(path):

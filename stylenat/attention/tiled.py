@@ -129,8 +129,7 @@ def _join(x, rows, columns):
 def _visible(rows, columns, device):
     """Which keys are in a query's window: bool `(tiles, 1, queries, keys)`, of all groups if they differ."""
     by_row, by_column = rows.visible(device), columns.visible(device)
-    if not (rows.even and columns.even):
-        by_row = by_row.expand(rows.dilation, -1, -1, -1)
+    if not rows.even:
         by_column = by_column.expand(columns.dilation, -1, -1, -1)
     by_row = by_row[:, None, :, None, :, None, :, None]
     by_column = by_column[None, :, None, :, None, :, None, :]
