@@ -143,9 +143,9 @@ def _published(preset, resolution, cost, **settings):
 def _noto(preset, widths, discriminator_widths, nimg, cost):
     """Small networks for a CPU: kernel 3, one half of the heads local, the other at dilation R/4.
 
-    Measured on noto-faces: batches of 16 reach in 16,000 images a better score than batches of 32 in 36,000, and
-    learning rates twenty and ten times the published ones learn in a run this short. The field's habits, not
-    measured here: DiffAugment instead of bCR, which costs two more passes; R1 weak, as spectral norm and
+    Measured on noto-faces: batches of 16 reach in 16,000 images a better score than batches of 32 in 36,000,
+    and learning rates twenty and ten times the published ones learn in a run this short. The field's habits,
+    not measured here: DiffAugment instead of bCR, which costs two more passes; R1 weak, as spectral norm and
     augmentation tame the discriminator already; an average over the last few thousand images.
     """
     dilations = [(1, 2 * 2**i) for i in range(len(widths) - 1)]

@@ -227,13 +227,14 @@ def test_derivatives_of_first_and_second_order(backend, monkeypatch):
 def test_bfloat16_is_near_and_its_bias_gradient_sums_in_float32():
     torch.manual_seed(0)
     partitions = parse_partitions("1x7@1,1x7@4")
-    low = make_inputs(4, 32, 32, partitions, head_dim=16, dtype=torch.bfloat16)
+    low = make_inputs(8, 32, 32, partitions, head_dim=16, dtype=torch.bfloat16)
     high = [x.detach().double().requires_grad_() for x in (*low[:3], *low[3])]
-    weights = torch.randn_like(low[0]).abs()
+    weights = torch.randn_like(low[0])
     actual = output_and_gradients(low, partitions, "tiled", weights)
     expected = output_and_gradients((*high[:3], high[3:]), partitions, "reference", weights)
     assert {x.dtype for x in actual} == {torch.bfloat16}
     assert max(map(relative_error, actual, expected)) < 0.02
+    assert max(map(relative_error, actual[4:], expected[4:])) < 0.007  # sums in bfloat16 would be 0.009 off
     with torch.no_grad():
         inference = neighborhood_attention(*low[:3], partitions, low[3])
     assert inference.dtype == torch.bfloat16 and relative_error(inference, expected[0]) < 0.02

@@ -95,8 +95,8 @@ def attend(q, k, v, partition, bias):
     visible = _visible(rows, columns, q.device)
     bias = q.new_zeros(q.shape[3], 1, 1) if bias is None else _entries(bias, rows, columns)
     q, k, v = _cut(q, rows, columns), _cut(k, rows, columns, True), _cut(v, rows, columns, True)
-    # Where all groups share their masks they count as a batch, (B · groups, tiles, heads, tokens, head_dim);
-    # otherwise as more tiles, (B, groups · tiles, heads, tokens, head_dim).
+    # Groups that share their masks count as a batch, (B · groups, tiles, heads, tokens, head_dim), others as more
+    # tiles, (B, groups · tiles, heads, tokens, head_dim).
     q, k, v = (x.flatten(6, 7) for x in (q, k, v))
     q, k, v = (x.reshape(-1, len(visible), *x.shape[5:]) for x in (q, k, v))
     return _join(_masked_attention(q, k, v, visible, bias), rows, columns)
@@ -127,7 +127,7 @@ def _join(x, rows, columns):
 
 
 def _visible(rows, columns, device):
-    """Which keys are in a query's window: bool `(tiles, 1, queries, keys)`, of all groups if they differ."""
+    """Which keys are in a query's window: bool `(tiles, 1, queries, keys)`, of all groups that differ."""
     by_row, by_column = rows.visible(device), columns.visible(device)
     if not rows.even:
         by_column = by_column.expand(columns.dilation, -1, -1, -1)
