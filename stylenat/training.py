@@ -187,7 +187,7 @@ def train(config, folder=None, device=None):
     with progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id) as bar:
         while trainer.nimg < config.nimg:
             before = trainer.nimg
-            losses = _finite(trainer.step(next(stream)), before, run)
+            losses = _finite(trainer.step(next(stream)), before // config.batch_size, run)
             bar.update(trainer.nimg - before)
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             log.add(losses)
@@ -209,19 +209,15 @@ def _crossed(interval, before, config):
     return after >= config.nimg or after // interval > before // interval
 
 
-def _finite(losses, nimg, run):
+def _finite(losses, step, run):
     """Losses as floats. Raises UserError if one is not finite."""
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
             snapshots = run.snapshots()
-            good = (
-                f"the last good snapshot is at nimg={snapshots[-1]}"
-                if snapshots
-                else "there is no snapshot yet"
-            )
+            good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "no snapshot yet"
             raise UserError(
-                f"training stopped: {name} is {value} at nimg={nimg}; {good}. Try lower learning rates"
+                f"training stopped at step {step}: {name} is {value}; {good}. Lower the learning rates"
             )
     return values
 

@@ -246,7 +246,9 @@ def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path, monkeypatch):
         return losses | {"loss_g": losses["loss_g"] * float("nan")} if self.nimg == 48 else losses
 
     monkeypatch.setattr(Trainer, "step", broken)
-    with pytest.raises(UserError, match=r"loss_g is nan at nimg=40.*last good snapshot is at nimg=32"):
+    with pytest.raises(
+        UserError, match=r"stopped at step 5: loss_g is nan.*last good snapshot is at nimg=32"
+    ):
         train(config, tmp_path, "cpu")
     (run,) = tmp_path.iterdir()
     assert Run(run).snapshots() == [32]
