@@ -40,7 +40,7 @@ test-slow: install
 
 # Execute every notebook in place, as committed.
 notebooks: install
-	for notebook in notebooks/*.ipynb; do $(BIN)/python scripts/execute_notebook.py $$notebook || exit; done
+	$(BIN)/python scripts/execute_notebook.py notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) runs

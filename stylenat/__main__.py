@@ -54,7 +54,7 @@ def _parser():
 
     def command(name, run, told, group=commands):
         sub = group.add_parser(name, help=told, description=told)
-        sub.set_defaults(run=run)
+        sub.set_defaults(command=run)
         return sub
 
     for name, run, told in (
@@ -83,7 +83,7 @@ def main(argv=None):
     """Run one command; a `UserError` is one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        arguments.command(arguments)
     except UserError as error:
         print(f"stylenat: {error}", file=sys.stderr)
         return 2

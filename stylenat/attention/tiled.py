@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 _TILE = 8  # queries a side, at least: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
-_CHUNK = 2**21  # logits a CPU computes at once: more leave the caches, and malloc maps them anew every time
+_CHUNK = 2**19  # logits a CPU computes at once: more leave the caches, and malloc maps them anew every time
 _GRID = 2**15  # batches, and heads, of one call on a GPU: a CUDA grid holds less than 2**16 of either
 
 
@@ -95,8 +95,8 @@ def attend(q, k, v, partition, bias):
     visible = _visible(rows, columns, q.device)
     bias = q.new_zeros(q.shape[3], 1, 1) if bias is None else _entries(bias, rows, columns)
     q, k, v = _cut(q, rows, columns), _cut(k, rows, columns, True), _cut(v, rows, columns, True)
-    # Groups that share their masks count as a batch, (B · groups, tiles, heads, tokens, head_dim), others as more
-    # tiles, (B, groups · tiles, heads, tokens, head_dim).
+    # Groups that share their masks count as a batch, (B · groups, tiles, heads, tokens, head_dim),
+    # others as more tiles, (B, groups · tiles, heads, tokens, head_dim).
     q, k, v = (x.flatten(6, 7) for x in (q, k, v))
     q, k, v = (x.reshape(-1, len(visible), *x.shape[5:]) for x in (q, k, v))
     return _join(_masked_attention(q, k, v, visible, bias), rows, columns)
