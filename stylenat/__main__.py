@@ -48,8 +48,13 @@ def _figures(_):
         print(path.relative_to(path.parents[1]))
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # on one line, as any other mistake
+        self.exit(2, f"stylenat: {message}; `{self.prog} --help` tells more\n")
+
+
 def _parser():
-    parser = argparse.ArgumentParser(prog="stylenat", description="Train, score and tabulate StyleNAT.")
+    parser = _Parser(prog="stylenat", description="Train, score and tabulate StyleNAT.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, run, told, group=commands):
@@ -66,7 +71,9 @@ def _parser():
         sub.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU where there is one)")
         if name == "train":
             sub.add_argument("preset", help=", ".join(PRESETS))
-            sub.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override the preset")
+            sub.add_argument(
+                "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides of it"
+            )
         else:
             sub.add_argument("run", help="a run's id, such as noto-32, or its folder")
     data = command("data", None, "look at a dataset").add_subparsers(required=True, metavar="COMMAND")
@@ -80,12 +87,16 @@ def _parser():
 
 
 def main(argv=None):
-    """Run one command; a `UserError` is one line on stderr and exit code 2."""
+    """Run one command; a mistake, or what the system refuses, is one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.command(arguments)
     except UserError as error:
         print(f"stylenat: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, missing rights
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        print(f"stylenat: {told}; mend that and give the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stylenat: interrupted; the same command goes on from the last snapshot", file=sys.stderr)

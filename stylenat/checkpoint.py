@@ -26,7 +26,7 @@ def load_tensors(path):
         raise UserError(f"checkpoint {path} does not exist: give a file that training wrote") from None
     except Exception as error:
         raise UserError(
-            f"checkpoint {path} can't be read ({error}): delete it and resume from an older one"
+            f"checkpoint {path} can't be read ({error}): delete its snapshot and resume from an older one"
         ) from error
 
 
@@ -43,6 +43,13 @@ def restore_optimizer(optimizer, tensors):
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None
 
 
 class Run:
@@ -76,26 +83,41 @@ class Run:
 
     @property
     def config(self):
-        fields = json.loads((self.path / "config.json").read_text())
-        return Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        path = self.path / "config.json"
+        fields = _read_json(path)
+        try:
+            return Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        except (AttributeError, TypeError) as error:
+            raise UserError(f"{path} is no configuration ({error}): restore it or train anew") from None
 
     def snapshots(self):
         """nimg of every snapshot, in order."""
-        return sorted(int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors"))
+        states = self._states()
+        newest = int(states[-1].name) if states else 0  # a stop between the two writes leaves one too many
+        found = (int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors"))
+        return sorted(nimg for nimg in found if nimg <= newest)
 
     def generator(self, nimg=None):
         """The EMA generator of a snapshot (default: the last), in eval mode on the CPU."""
         snapshots = self.snapshots()
         if not snapshots:
             raise UserError(f"run {self.id} has no snapshot yet: train it on")
-        generator = self.config.build_generator()
-        generator.load_state_dict(load_tensors(self._generator_path(nimg or snapshots[-1])))
+        generator, path = self.config.build_generator(), self._generator_path(nimg or snapshots[-1])
+        try:
+            generator.load_state_dict(load_tensors(path))
+        except RuntimeError:
+            raise UserError(f"checkpoint {path} is of another network: delete it") from None
         return generator.eval().requires_grad_(False)
 
     def metrics(self):
         """The lines of `metrics.jsonl`, each a dict."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        if not path.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
 
     def begin(self, config):
         """Make the folder, or check that the one there is of the same configuration."""
@@ -129,14 +151,21 @@ class Run:
 
     def restore(self):
         """The newest training state, `(state, info)`, or None at the start of a run."""
-        states = self._states()
-        if not states:
+        if not self._states():
             return None
-        return {path.stem: load_tensors(path) for path in states[-1].glob("*.safetensors")}, self.info()
+        tensors = {path.stem: load_tensors(path) for path in self.state_path().glob("*.safetensors")}
+        return tensors, self.info()
 
     def info(self):
         """nimg, seconds, peak memory and provenance at the newest training state, a dict."""
-        return json.loads((self._states()[-1] / "info.json").read_text())
+        return _read_json(self.state_path() / "info.json")
+
+    def state_path(self):
+        """Folder of the newest training state. Raises UserError if there is none."""
+        states = self._states()
+        if not states:
+            raise UserError(f"run {self.id} has no training state in {self.path / 'state'}: train it on")
+        return states[-1]
 
     def _states(self):
         return sorted((self.path / "state").glob("[0-9]*"))

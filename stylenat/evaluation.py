@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stylenat.data import HOLD_OUT_EVERY
 from stylenat.errors import UserError
 from stylenat.generator import sample_images
 
@@ -179,7 +180,7 @@ def _sizes(dataset):
     if min(train // 2, held_out) < LEAST:
         raise UserError(
             f"{dataset.source} has {train + held_out} pictures, {held_out} of them held out; a score needs "
-            f"at least {LEAST} on each side: give {5 * LEAST} pictures or more."
+            f"at least {LEAST} on each side: give {HOLD_OUT_EVERY * LEAST} pictures or more."
         )
     return {"train": min(train // 2, MOST), "heldout": min(held_out, MOST)}
 

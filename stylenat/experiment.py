@@ -15,29 +15,40 @@ from stylenat.records import record_run
 from stylenat.training import pick_device, train
 
 
-def score_run(run, device=None, **extra):
+def score_run(run, device=None, *, history=True, **extra):
     """Score every snapshot of a `Run` and write its record under `results/runs/<run id>/`.
 
     The record is `result.json` (the last snapshot's score, the history of all, configuration and provenance,
     and the entries of `extra`), `metrics.csv` (the training log) and `samples.png` (seeds 0 … 63).
 
+    Args:
+        device: where pictures are generated and scored. Default: the GPU where there is one.
+        history: False: score the last snapshot only.
+
     Returns:
         The record, a dict.
 
     Raises:
-        UserError: the run has no snapshot, or the scoring network is missing or altered.
+        UserError: there is no such device, the run has no snapshot or is damaged, or the scoring network is
+            missing or altered.
     """
+    device = pick_device(device)
+    run.generator()  # raises where there is no snapshot
     config, info = run.config, run.info()
     dataset = open_dataset(config.data, config.resolution)
-    metrics = pd.DataFrame(run.metrics())
-    history = []
-    for nimg in progress(run.snapshots(), unit="snapshot", desc=f"score {run.id}"):
-        generator = run.generator(nimg).to(device or pick_device())
+    metrics = run.metrics()
+    elapsed = {line["nimg"]: line["seconds"] for line in metrics}
+    scored = []
+    snapshots = run.snapshots() if history else run.snapshots()[-1:]
+    if missing := sorted(set(snapshots) - elapsed.keys()):
+        raise UserError(f"{run.path / 'metrics.jsonl'} has no line of nimg={missing[0]}: restore the file")
+    for nimg in progress(snapshots, unit="snapshot", desc=f"score {run.id}"):
+        generator = run.generator(nimg).to(device)
         score = evaluate(generator, dataset)
-        seconds = float(metrics.loc[metrics["nimg"] == nimg, "seconds"].iloc[-1])
-        history.append({"nimg": nimg, "seconds": seconds, **score.values})
+        scored.append({"nimg": nimg, "seconds": elapsed[nimg], **score.values})
     described = ("name", "resolution", "manifest")
     record = {
+        "run_id": run.id,
         **extra,
         **info.pop("provenance"),
         **info,
@@ -47,14 +58,15 @@ def score_run(run, device=None, **extra):
         "minutes": info["seconds"] / 60,
         "dataset": {name: getattr(dataset, name) for name in described} | {"split": "train"},
         "score": score.to_dict(),
-        "history": history,
+        "history": scored,
         "parameters": {
             "generator": _parameters(generator),
             "discriminator": _parameters(config.build_discriminator()),
         },
     }
     path = record_run(run.id, record)
-    write_atomically(path.with_name("metrics.csv"), metrics.to_csv(index=False, lineterminator="\n"))
+    table = pd.DataFrame(metrics)
+    write_atomically(path.with_name("metrics.csv"), table.to_csv(index=False, lineterminator="\n"))
     save_png(path.with_name("samples.png"), picture_grid(sample_images(generator, range(64)), 8))
     return record
 
@@ -91,11 +103,24 @@ def dilated_partitions(config, dilation, kernel_size=3):
 
 
 def run_ablation(preset, dilation, **overrides):
-    """Train and score a preset with half its heads at `dilation`; returns the record.
+    """Train a preset with half its heads at `dilation`, score the last snapshot; returns the record.
 
-    Finished runs are taken as they are, interrupted ones go on, so that a sweep can be repeated at no cost.
+    The run's id is the preset's name and a hash, its record holds "ablation": the variant, the preset, the
+    dilation and the partitions of every level. Finished runs are not trained again, interrupted ones go on.
+
+    Raises:
+        UserError: a dilation that does not fit, or "partitions" among the overrides.
     """
-    levels = dilated_partitions(get_config(preset, **overrides), dilation)
+    if "partitions" in overrides:
+        raise UserError(
+            f"partitions={overrides['partitions']!r}: the ablation sets them from dilation; leave them out"
+        )
+    levels = dilated_partitions(get_config(preset, **overrides, partitions=""), dilation)
     config = get_config(preset, **overrides, partitions="/".join(levels.values()))
-    ablation = {"variant": f"dilation {dilation}", "dilation": dilation, "partitions": levels}
-    return score_run(train(config), ablation=ablation)
+    ablation = {
+        "variant": f"dilation {dilation}",
+        "preset": preset,  # a column of the table: a smoke run must be known as one
+        "dilation": dilation,
+        "partitions": levels,
+    }
+    return score_run(train(config), history=False, ablation=ablation)

@@ -15,7 +15,8 @@ from PIL import Image
 from stylenat.attention import receptive_field
 from stylenat.paths import workspace, write_atomically
 from stylenat.presets import get_config
-from stylenat.results import TITLES, load_runs, published, variant
+from stylenat.records import load_runs
+from stylenat.results import TITLES, published, variant
 
 WIDTH = 8.0  # inches: at 100 dots each, the 800 px a README shows
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the pale yellow left out.

@@ -1,12 +1,11 @@
 """What a notebook needs besides the package: its parameters checked, its figures shown."""
 
 import ast
-import difflib
 
 from IPython import get_ipython
 from IPython.display import Image, display
 
-from stylenat.errors import UserError
+from stylenat.errors import UserError, unknown
 from stylenat.figures import to_png
 
 INJECTED = "# Parameters"  # papermill's first line
@@ -22,16 +21,18 @@ def check_parameters():
 
     Papermill inserts a cell of plain assignments after the one tagged `parameters`, and only warns about
     a name that is not in there. What was declared, `name: type = literal`, and what was injected are read off
-    the cells run so far, so their order and number do not matter. Outside IPython nothing is checked.
+    the cells run so far, so their order and number do not matter. Nothing is checked outside IPython, nor
+    where it keeps no history: under nbval, which injects nothing.
 
     Raises:
         UserError: a name that is not declared (with the nearest that is), or a value of another type.
     """
     shell = get_ipython()
-    if shell is None:
+    cells = shell.user_ns.get("In", []) if shell else []
+    if not any(cells):
         return
     declared, injected = {}, {}
-    for source in shell.user_ns.get("In", []):
+    for source in cells:
         cell = _parse(source)
         if source.lstrip().startswith(INJECTED):  # after a correction by hand the last one holds
             injected = {
@@ -49,9 +50,7 @@ def check_parameters():
         _check_type(name, value, annotation)
     for name, value in injected.items():
         if name not in declared:
-            close = difflib.get_close_matches(name, declared, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ":"
-            raise UserError(f"unknown parameter {name!r}{hint} This notebook takes {', '.join(declared)}")
+            raise unknown("parameter", name, list(declared))
         _check_type(name, value, declared[name][0])
 
 

@@ -1,5 +1,6 @@
 """Where things lie: every path of a notebook or command comes from here."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,5 +22,11 @@ def write_atomically(path, data):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk tells none, and the temporary's means nothing to anyone
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

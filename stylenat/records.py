@@ -125,7 +125,7 @@ def record_run(run_id, record):
 def _check_record(record, where, run_id):
     if not isinstance(record, dict) or (missing := [key for key in REQUIRED if key not in record]):
         lacks = ", ".join(missing) if isinstance(record, dict) else "everything: it is no JSON object"
-        raise UserError(f"{where} lacks {lacks}; write it with stylenat.results.record_run")
+        raise UserError(f"{where} lacks {lacks}; write it with stylenat.records.record_run")
     if record["run_id"] != run_id:
         raise UserError(f"{where} says run_id {record['run_id']!r}: rename the folder or mend the record")
 

@@ -8,17 +8,7 @@ import pandas as pd
 from stylenat.errors import UserError
 from stylenat.evaluation import METRICS
 from stylenat.paths import workspace, write_atomically
-from stylenat.records import describe_device, load_runs, provenance, record_run
-
-__all__ = [
-    "build_tables",
-    "describe_device",
-    "load_runs",
-    "provenance",
-    "published",
-    "record_run",
-    "update_readme",
-]
+from stylenat.records import load_runs
 
 TITLES = {
     f"{metric.key}_{split}": f"{metric.title}, {told}"

@@ -24,9 +24,19 @@ from stylenat.progress import progress
 from stylenat.records import provenance
 
 
-def pick_device():
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(device=None):
+    """The device of that name; by default the GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros((), device=device).item()  # the one question that every kind of device answers
+    except (AssertionError, ImportError, RuntimeError):  # no such name, driver or number
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"device {str(device)!r} is not to be had here: take {' or '.join(here)}") from None
+    return torch.device(device)
 
 
 def _trainable(module, flag):
@@ -169,18 +179,23 @@ def train(config, folder=None, device=None):
         The `Run`.
 
     Raises:
-        UserError: no such data, a folder that can't be written, a folder of another configuration, or a
-            loss that is not a number; the message names the step, the loss and the last good snapshot.
+        UserError: no such data or device, a folder that can't be written, is damaged or of another
+            configuration, or a loss that is not a number; the message names the step, the loss and the last
+            good snapshot.
     """
+    device = pick_device(device)
     dataset = open_dataset(config.data, config.resolution, "train")
     run = Run(Path(folder or workspace("runs")) / config.run_id)
     run.begin(config)
-    trainer = Trainer(config, device or pick_device())
+    trainer = Trainer(config, device)
     made_by = provenance(trainer.device)  # now: the sources may change while this process runs
     past = {"seconds": 0.0, "peak_memory_bytes": 0}
     if (restored := run.restore()) is not None:
         state, past = restored
-        trainer.load_state(state, past["nimg"])
+        try:
+            trainer.load_state(state, past["nimg"])
+        except (KeyError, RuntimeError, ValueError):
+            raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
     log = _Log(run, trainer.nimg)
     stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
     clock = time.perf_counter()
@@ -196,9 +211,10 @@ def train(config, folder=None, device=None):
                 "seconds": round(past["seconds"] + time.perf_counter() - clock, 3),
                 "peak_memory_bytes": max(past["peak_memory_bytes"], _peak_memory(trainer.device)),
             }
-            if _crossed(config.snapshot // 20, before, config):
+            saves = _crossed(config.snapshot, before, config)
+            if saves or _crossed(max(config.snapshot // 20, 1), before, config):
                 log.write(info)
-            if _crossed(config.snapshot, before, config):
+            if saves:
                 _snapshot(run, trainer, info | {"provenance": made_by})
     return run
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat import data
-from stylenat.data import batches, check, open_dataset, pixels_sha256
+from stylenat import data, sources
+from stylenat.data import batches, check, open_dataset
 from stylenat.errors import UserError
+from stylenat.sources import pixels_sha256
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_noto_faces.py"
 
@@ -83,12 +84,12 @@ def test_bundled_other_resolution():
 
 
 def test_altered_asset_is_refused(tmp_path, monkeypatch):
-    with np.load(data.NOTO_ASSET) as asset:
+    with np.load(sources.NOTO_ASSET) as asset:
         images, names = asset["images"], asset["names"]
     images[3, 5, 5, 0] ^= 1
     np.savez(tmp_path / "altered.npz", images=images, names=names)
-    monkeypatch.setattr(data, "NOTO_ASSET", tmp_path / "altered.npz")
-    message = refusal(data._Bundled)
+    monkeypatch.setattr(sources, "NOTO_ASSET", tmp_path / "altered.npz")
+    message = refusal(sources._Bundled)
     assert "altered.npz is altered" in message and "make_noto_faces.py" in message
 
 
@@ -265,6 +266,12 @@ def test_a_bad_file_is_named(tmp_path, kind, packed):
     assert "1 of 12 files" in refusal(check, source)
 
 
+def test_a_name_with_a_line_break_makes_no_second_line(tmp_path):
+    (tmp_path / "two\nlines.png").write_bytes(b"text")
+    for call in (lambda: open_dataset(tmp_path, 16), lambda: check(tmp_path)):
+        assert "two lines.png is no readable image" in refusal(call)
+
+
 def test_check_counts_all_bad_files(tmp_path):
     write_folder(tmp_path, count=10)
     for i in range(7):
@@ -322,10 +329,12 @@ def test_a_large_set_is_decoded_picture_by_picture(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "set")
     expected = open_dataset(folder, 16).stack()
     decoded = []
-    picture = data._Files.picture
+    picture = sources._Files.picture
     monkeypatch.setattr(data, "DECODED_AT_ONCE", 0)
     monkeypatch.setattr(
-        data._Files, "picture", lambda self, i, resolution: decoded.append(i) or picture(self, i, resolution)
+        sources._Files,
+        "picture",
+        lambda self, i, resolution: decoded.append(i) or picture(self, i, resolution),
     )
     for source in (folder, pack(folder, tmp_path / "set.zip")):
         decoded.clear()
@@ -338,6 +347,21 @@ def test_a_large_set_is_decoded_picture_by_picture(tmp_path, monkeypatch):
         at_once = next(batches(open_dataset("noto-faces", 32), 1, seed=0))
         assert at_once.shape == (1, 3, 32, 32)
         assert torch.equal(next(batches(dataset, 8, seed=3)), first_batch(expected, 8, seed=3))
+
+
+def test_bars_are_for_large_sets(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        sources, "progress", lambda items, *, total, desc, **_: shown.append((desc, total)) or items
+    )
+    folder = write_folder(tmp_path)
+    expected = open_dataset(folder, 16).stack()
+    check(folder)
+    assert not shown
+    monkeypatch.setattr(sources, "PROGRESS_FROM", 11)
+    assert torch.equal(open_dataset(folder, 16).stack(), expected)
+    check(folder)
+    assert shown == [(what, 11) for what in ("checking sizes", "decoding", "checking", "hashing")]
 
 
 def first_batch(pictures, size, seed):
@@ -414,6 +438,7 @@ def test_check_reports(tmp_path):
     assert "smaller than the asked 40x40" in refusal(check, tmp_path, 40)
     assert check("noto-faces", 32).count == 987
     assert "not at 48" in refusal(check, "noto-faces", 48)
+    assert "resolution 0 is no size" in refusal(check, tmp_path, 0)
 
 
 # The script that rebuilds the bundled set

@@ -13,7 +13,7 @@ from test_results import make_record, make_score, room  # noqa: F401  (room is a
 
 from stylenat import figures
 from stylenat.partition import parse_partitions
-from stylenat.results import record_run
+from stylenat.records import record_run
 
 PARTITIONS = parse_partitions("3x3@1,2x5@2")
 

@@ -58,7 +58,7 @@ def test_papermill_stops_at_an_unknown_parameter_with_one_line(run):
     lines = [line for line in str(caught.value).splitlines() if line and not line.startswith("---")]
     assert lines[1:] == [
         "UserError: unknown parameter 'dilatoin', did you mean 'dilation'? "
-        "This notebook takes nimg, dilation, gamma, data, flips, seeds"
+        "There are nimg, dilation, gamma, data, flips, seeds"
     ]
 
 
@@ -77,7 +77,7 @@ def test_papermill_stops_at_a_value_of_another_type(run):
         ("data = 5", "data=5 is int, expected str .*-r"),
         ("flips = 1", "flips=1 is int, expected bool"),
         ("nimg = float('nan')", "nimg=nan is float, expected int"),
-        ("quux = 1", "unknown parameter 'quux': This notebook takes nimg"),
+        ("quux = 1", "unknown parameter 'quux'. There are nimg"),
     ],
 )
 def test_injected_values_are_refused_by_name(monkeypatch, line, message):
@@ -109,6 +109,13 @@ def test_a_declaration_of_another_type_is_refused(monkeypatch):
 def test_without_the_parameters_cell_it_says_so(monkeypatch):
     with pytest.raises(UserError, match="run the notebook's parameters cell first"):
         check(monkeypatch, "x = 1")
+
+
+def test_it_does_nothing_where_no_history_is_kept(monkeypatch):
+    shell = Shell()
+    shell.user_ns["In"] = [""]  # under nbval
+    monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
+    notebook.check_parameters()
 
 
 def test_it_does_nothing_in_a_plain_script():

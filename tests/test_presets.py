@@ -59,6 +59,11 @@ def test_overrides_are_read_as_typed():
         ("smoke", {"widths": (8, 8)}, "2 widths make 8 pixels, not resolution=32"),
         ("smoke", {"discriminator_widths": (8, 8)}, "has 2 entries, expected 3"),
         ("smoke", {"batch_size": 6}, "batch_size=6"),
+        ("smoke", {"head_dim": 0}, "head_dim=0 must be above 0"),
+        ("smoke", {"widths": ("a", 8, 8, 8)}, "widths=.* must be whole numbers above 0"),
+        ("smoke", {"seed": -1}, "seed=-1 must be from 0"),
+        ("smoke", {"generator_lr": -1}, r"generator_lr=-1\.0 must be above 0"),
+        ("smoke", {"decay_start": 2}, r"decay_start=2\.0 must be from 0 to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(preset, overrides, message):

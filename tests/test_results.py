@@ -15,7 +15,8 @@ import torch
 
 from stylenat import records
 from stylenat.errors import UserError
-from stylenat.results import build_tables, load_runs, provenance, published, record_run, update_readme
+from stylenat.records import load_runs, provenance, record_run
+from stylenat.results import build_tables, published, update_readme
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
 

@@ -1,0 +1,407 @@
+"""The command line: what goes wrong is one line and exit code 2, what goes well leaves what it should."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from stylenat.__main__ import main
+from stylenat.data import open_dataset
+from stylenat.presets import PRESETS, get_config
+from stylenat.results import BEGIN, END
+from stylenat.training import Trainer
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "nimg": 16, "snapshot": 8, "batch_size": 4, "widths": (8, 8, 8, 8), "discriminator_widths": (8, 8, 8),
+    "head_dim": 4, "latent_dim": 8, "mapping_depth": 1,
+}  # fmt: skip
+KEYS = {
+    "run_id", "preset", "config", "seed", "nimg", "minutes", "seconds", "peak_memory_bytes", "device",
+    "threads", "platform", "commit", "dirty", "versions", "dataset", "score", "parameters", "history",
+}  # fmt: skip
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def refused(capsys, *arguments):
+    """The one line with which a command ends that exits with 2."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2 and captured.err.startswith("stylenat: ") and captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    return captured.err.removesuffix("\n")
+
+
+def told(capsys, *arguments):
+    """What a command that succeeds prints; it complains of nothing."""
+    assert main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def write_pictures(folder, count, side=32):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(open_dataset("noto-faces", side).stack(range(count))):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i:03}.png")
+    return folder
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def last_state(run):
+    """Every tensor file of the last training state, as bytes."""
+    return {path.name: path.read_bytes() for path in (run / "state" / "000000016").glob("*.safetensors")}
+
+
+def command(folder, *extra):
+    """A tiny training, `--set` given twice."""
+    first, *others = (f"{name}={value}" for name, value in TINY.items())
+    return ["train", "smoke", "--device", "cpu", "--out", folder, "--set", first, "--set", *others, *extra]
+
+
+# --- what is refused
+
+
+def test_a_missing_dataset(capsys, tmp_path):
+    for call in (
+        ["data", "check", tmp_path / "gone"],
+        command(tmp_path / "out", f"data={tmp_path / 'gone'}"),
+    ):
+        assert "gone' not found" in refused(capsys, *call)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (None, b"", "is empty: no image in"),
+        ("cut.png", "cut", "cut.png is no readable image (OSError"),
+        ("two\nlines.png", b"text", "lines.png is no readable image (no image format"),
+        ("small.png", 16, "small.png is 16x16, smaller than the asked 32x32"),
+    ],
+)
+def test_a_bad_folder(capsys, tmp_path, name, content, message):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    if isinstance(content, int):
+        Image.new("RGB", (content, content)).save(folder / name)
+    elif name:
+        pictures = write_pictures(tmp_path / "good", 1)
+        whole = (pictures / "000.png").read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+    assert message in refused(capsys, "data", "check", folder, "--resolution", 32)
+    assert message in refused(capsys, *command(tmp_path / "out", f"data={folder}"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("resolution", [0, -8])
+def test_no_resolution(capsys, resolution):
+    assert f"resolution {resolution} is no size" in refused(
+        capsys, "data", "check", "noto-faces", "--resolution", resolution
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smoky"], "unknown preset 'smoky', did you mean 'smoke'?"),
+        (["smoke", "--set", "sed=1"], "unknown override 'sed', did you mean 'seed'?"),
+        (["smoke", "--set", "seed"], "override 'seed' has no '='"),
+        (["smoke", "--set", "seed=one"], "seed='one' is str, expected int"),
+        (["smoke", "--set", "nimg=0"], "nimg=0 must be above 0"),
+        (["smoke", "--set", "partitions=2x7"], "partitions '2x7': write each as heads x kernel @ dilation"),
+        (["smoke", "--set", "partitions=2x3@1"], "describes 1 levels, expected 3"),
+        (["smoke", "--device", "banana"], "device 'banana' is not to be had here: take cpu"),
+        (["smoke", "--device", "cuda:99"], "device 'cuda:99' is not to be had here: take cpu"),
+        (["smoke", "--device", "meta"], "device 'meta' is not to be had here: take cpu"),
+        ([], "the following arguments are required: preset"),
+        (["smoke", "--sett", "seed=1"], "unrecognized arguments: --sett"),
+    ],
+)
+def test_bad_arguments_of_train(capsys, tmp_path, arguments, message):
+    assert message in refused(capsys, "train", "--out", tmp_path, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(capsys, tmp_path):
+    assert "device 'cuda' is not to be had here: take cpu" in refused(
+        capsys, "train", "smoke", "--out", tmp_path, "--device", "cuda"
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["trane"], ["data", "check"], ["presets", "x"]])
+def test_no_such_command(capsys, arguments):
+    assert "--help` tells more" in refused(capsys, *arguments)
+
+
+def test_an_output_folder_below_a_file(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert f"can't write to {tmp_path / 'file' / 'x'}" in refused(capsys, *command(tmp_path / "file" / "x"))
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may write anywhere")
+def test_an_output_folder_without_rights(capsys, tmp_path):
+    tmp_path.chmod(0o555)
+    assert "Permission denied" in refused(capsys, *command(tmp_path / "x"))
+
+
+def test_an_unknown_run(capsys, tmp_path):
+    message = refused(capsys, "evaluate", "noto-23", "--out", tmp_path)
+    assert f"run 'noto-23' not found in {tmp_path}: train it first" in message
+
+
+def test_evaluate_on_a_device_that_is_not_there(capsys, run, room):
+    assert "device 'banana'" in refused(capsys, "evaluate", run, "--device", "banana")
+
+
+# --- what goes well
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """As few as can be scored."""
+    return write_pictures(tmp_path_factory.mktemp("data") / "faces", 100)
+
+
+@pytest.fixture(scope="module")
+def training(pictures):
+    """The command that trains into a folder."""
+    return lambda out: command(out, f"data={pictures}", "seed=3")
+
+
+@pytest.fixture(scope="module")
+def run(training, tmp_path_factory):
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("out")
+    assert main(list(map(str, training(out)))) == 0
+    (run,) = out.iterdir()
+    return run
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A workspace with the published numbers and a README to fill in."""
+    room = tmp_path / "room"
+    (room / "results").mkdir(parents=True)
+    shutil.copy(ROOT / "results" / "paper.csv", room / "results")
+    (room / "README.md").write_text(f"# Results\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    monkeypatch.setenv("STYLENAT_WORKSPACE", str(room))
+    return room
+
+
+def test_the_same_command_again_does_nothing(capsys, training, run, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    assert config["seed"] == 3 and config["nimg"] == 16, "--set adds to --set"
+    before = content(run)
+    monkeypatch.setattr(Trainer, "step", None)
+    assert f"trained to nimg=16: {run}" in told(capsys, *training(run.parent))
+    assert content(run) == before
+
+
+def test_the_same_command_goes_on_after_ctrl_c(capsys, training, run, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def stopping(self, pictures):
+        if self.nimg == 12:
+            raise KeyboardInterrupt
+        return step(self, pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopping)
+        assert main(list(map(str, training(tmp_path)))) == 130
+    assert "the same command goes on from the last snapshot" in capsys.readouterr().err
+    assert not (tmp_path / run.name / "generators" / "000000016.safetensors").exists()
+    told(capsys, *training(tmp_path))
+    assert last_state(tmp_path / run.name) == last_state(run)
+
+
+def test_evaluate_tables_figures(capsys, run, room):
+    printed = told(capsys, "evaluate", run.name, "--out", run.parent, "--device", "cpu")
+    assert "fd_lite0_128_train: " in printed and "NOT FID" in printed
+    results = room / "results" / "runs" / run.name
+    assert {path.name for path in results.iterdir()} == {"result.json", "metrics.csv", "samples.png"}
+    check_record(json.loads((results / "result.json").read_text()), run)
+    assert (results / "metrics.csv").read_text().startswith("nimg,seconds,peak_memory_bytes,")
+    with Image.open(results / "samples.png") as image:
+        assert image.size == (8 * 32, 8 * 32)
+
+    assert "tables of 1 runs" in told(capsys, "tables")
+    readme = (room / "README.md").read_text()
+    assert run.name in readme and readme.endswith(f"{END}\n\nThe end.\n")
+    named = told(capsys, "figures").split()
+    expected = ("bubble_chart", "receptive_fields", f"curves-{run.name}", f"samples-{run.name}")
+    assert named == [f"figures/{name}.png" for name in expected]
+    before = content(room)
+    assert {Path(name) for name in named} <= before.keys()
+    told(capsys, "tables")
+    told(capsys, "figures")
+    assert content(room) == before
+
+
+def check_record(record, run):
+    assert record.keys() >= KEYS
+    assert record["run_id"] == run.name and record["preset"] == "smoke" and record["config"]["nimg"] == 16
+    assert (record["seed"], record["nimg"]) == (3, 16)
+    assert [row["nimg"] for row in record["history"]] == [8, 16]
+    values = record["score"]["values"]
+    assert set(values) == {
+        f"{kind}_lite0_128_{split}" for kind in ("fd", "kid") for split in ("train", "heldout")
+    }
+    for key, entry in values.items():
+        assert set(entry) == {"value", "floor", "ceiling"} and all(map(np.isfinite, entry.values()))
+        assert entry == record["history"][-1][key]
+    assert record["score"]["protocol"]["note"].startswith("NOT FID")
+    assert record["seconds"] > 0 and record["minutes"] == pytest.approx(record["seconds"] / 60)
+    assert record["peak_memory_bytes"] > 2**20 and record["threads"] == torch.get_num_threads()
+    assert record["versions"]["torch"] and record["device"]
+    in_clone = (ROOT / ".git").exists()
+    assert (
+        (len(record["commit"]) == 40 and record["dirty"] in (True, False))
+        if in_clone
+        else not record["commit"]
+    )
+    config = get_config("smoke", **TINY)
+    assert record["parameters"]["generator"] == sum(p.numel() for p in config.build_generator().parameters())
+    data = open_dataset(record["config"]["data"], 32)
+    assert record["dataset"] == {
+        "name": "faces", "resolution": 32, "manifest": data.manifest, "split": "train",
+    }  # fmt: skip
+
+
+def test_check_tells_of_the_bundled_set(capsys):
+    text = told(capsys, "data", "check", "noto-faces")
+    assert text.startswith(
+        "noto-faces: 987 pictures, all of them decode. Sizes 64x64 (987); modes RGB (987)."
+    )
+    assert "Splits: train 790, heldout 197." in text and text.count("\n") == 1
+    assert open_dataset("noto-faces", 32).manifest in text
+
+
+def test_presets_are_listed_with_their_cost(capsys):
+    lines = told(capsys, "presets").splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    for line, config in zip(lines, PRESETS.values(), strict=True):
+        assert config.cost and line.endswith(f" {config.cost}")
+
+
+# --- damage, and a system that refuses
+
+
+def junk(path):
+    path.write_bytes(b"junk")
+
+
+def another_network(path):
+    path.write_bytes(safetensors.torch.save({"weight": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "message"),
+    [
+        ("config.json", junk, "config.json is damaged"),
+        ("config.json", lambda path: path.write_text('{"preset": 1}'), "config.json is no configuration"),
+        ("generators/000000016.safetensors", junk, "000000016.safetensors can't be read"),
+        ("generators/000000016.safetensors", another_network, "000000016.safetensors is of another network"),
+        ("generators", shutil.rmtree, "has no snapshot yet"),
+        ("metrics.jsonl", junk, "metrics.jsonl is damaged"),
+        ("metrics.jsonl", Path.unlink, "metrics.jsonl has no line of nimg=8"),
+        ("state/000000016/info.json", junk, "info.json is damaged"),
+        ("state/000000016/info.json", Path.unlink, "info.json: No such file or directory"),
+        ("state", shutil.rmtree, "has no training state"),
+    ],
+)
+def test_evaluate_a_damaged_run(capsys, run, room, tmp_path, file, harm, message):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    harm(copy / file)
+    assert message in refused(capsys, "evaluate", copy, "--device", "cpu")
+    assert not (room / "results" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "message"),
+    [
+        ("config.json", junk, "holds a run of another configuration"),
+        ("metrics.jsonl", junk, "metrics.jsonl is damaged"),
+        ("state/000000016/ema.safetensors", junk, "ema.safetensors can't be read"),
+        ("state/000000016/ema.safetensors", Path.unlink, "000000016 holds other tensors: delete it"),
+        ("state/000000016/ema.safetensors", another_network, "000000016 holds other tensors: delete it"),
+        ("state/000000016/adam_generator.safetensors", Path.unlink, "000000016 holds other tensors"),
+        ("state/000000016/info.json", junk, "info.json is damaged"),
+    ],
+)
+def test_resume_a_damaged_run(capsys, training, run, tmp_path, file, harm, message):
+    harm(shutil.copytree(run, tmp_path / run.name) / file)
+    assert message in refused(capsys, *training(tmp_path))
+
+
+def test_a_damaged_state_can_be_deleted(capsys, training, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    shutil.rmtree(copy / "state" / "000000016")
+    told(capsys, *training(tmp_path))
+    assert last_state(copy) == last_state(run)
+
+
+def test_a_full_disk_while_training(capsys, tmp_path, monkeypatch):
+    def write(path, data, real=Path.write_bytes):
+        if path.name.startswith(".000000008"):
+            real(path, data[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    message = refused(capsys, *command(tmp_path))
+    assert "generators/000000008.safetensors: No space left on device; mend that" in message
+    assert not list(tmp_path.rglob(".*")), "what was half written is removed"
+
+
+def test_results_that_can_not_be_written(capsys, run, room):
+    (room / "results" / "runs").touch()
+    message = refused(capsys, "evaluate", run, "--device", "cpu")
+    assert "Not a directory" in message or "File exists" in message
+
+
+def test_a_workspace_without_published_numbers(capsys, room):
+    (room / "results" / "paper.csv").unlink()
+    for name in ("tables", "figures"):
+        assert "paper.csv: No such file or directory" in refused(capsys, name)
+
+
+def test_a_damaged_record(capsys, room):
+    (room / "results" / "runs" / "x").mkdir(parents=True)
+    (room / "results" / "runs" / "x" / "result.json").write_text("{")
+    for name in ("tables", "figures"):
+        assert "results/runs/x/result.json is no valid JSON" in refused(capsys, name)
+
+
+# --- as a process of its own
+
+
+def shell(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "stylenat", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_the_process_ends_with_the_code():
+    bad = shell("data", "check", "gone")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("stylenat: Dataset 'gone' not found") and bad.stderr.count("\n") == 1
+    good = shell("presets")
+    assert (good.returncode, good.stderr) == (0, "") and good.stdout.count("\n") == len(PRESETS)
