@@ -165,10 +165,10 @@ def _noto(preset, widths, discriminator_widths, nimg, cost):
 
     Measured on noto-faces: batches of 16 reach in 16,000 images a better score than batches of 32 in 36,000,
     and learning rates twenty and ten times the published ones learn in a run this short; DiffAugment without
-    its colours is far worse (FD-lite0 684 against 529 after 24,000 images), and so are falling learning rates
-    (from 461 at their beginning to 514 at their end, where constant ones went on to improve). The field's habits, not measured
-    here: DiffAugment instead of bCR, which costs two more passes; R1 weak, as spectral norm and augmentation
-    tame the discriminator already; an average over the last few thousand images.
+    its colours is far worse (FD-lite0 684 against 529 after 24,000 images); falling learning rates spoil the
+    end (461 when they began to fall, 514 at their end). The field's habits, not measured here: DiffAugment
+    instead of bCR, which costs two more passes; R1 weak, as spectral norm and augmentation tame the
+    discriminator already; an average over the last few thousand images.
     """
     dilations = [(1, 2 * 2**i) for i in range(len(widths) - 1)]
     return Config(

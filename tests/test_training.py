@@ -15,7 +15,7 @@ from stylenat.presets import get_config
 from stylenat.training import Trainer, train
 
 TINY = {"widths": (16, 16, 16, 16), "discriminator_widths": (16, 16, 16), "partitions": "", "latent_dim": 8}
-TINY |= {"batch_size": 8, "nimg": 64, "snapshot": 32, "r1_interval": 2}
+TINY |= {"batch_size": 8, "nimg": 64, "snapshot": 32, "r1_interval": 2, "decay_start": 0.775}
 TINY["partitions"] = "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8"
 
 
