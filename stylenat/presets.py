@@ -203,10 +203,10 @@ _CHURCH = _levels(
 
 # fmt: off
 PRESETS = {config.preset: config for config in (
-    _noto("smoke",        (32, 32, 16, 16),     (32, 32, 16),      320,     160,    "10 s on 2 cores"),
-    _noto("noto-32",      (64, 64, 32, 16),     (128, 96, 48),     57_600,  7_200,  "20 min on 2 cores, 1 GB"),
-    _noto("noto-32-long", (64, 64, 32, 16),     (128, 96, 48),     160_000, 16_000, "1 h on 2 cores, 1 GB"),
-    _noto("noto-64",      (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h on 2 cores, 2 GB"),
+    _noto("smoke",        (32, 32, 16, 16),     (32, 32, 16),      320,     160,    "10 s, 2 cores"),
+    _noto("noto-32",      (64, 64, 32, 16),     (128, 96, 48),     57_600,  7_200,  "20 min, 2 cores, 1 GB"),
+    _noto("noto-32-long", (64, 64, 32, 16),     (128, 96, 48),     160_000, 16_000, "1 h, 2 cores, 1 GB"),
+    _noto("noto-64",      (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h, 2 cores, 2 GB"),
     _published("ffhq-256",   256,  "2 weeks on 8 A100, as published"),
     _published("ffhq-1024",  1024, "not published; weeks on 8 A100, and our guess of a schedule"),
     _published("church-256", 256,  "lost by the authors; a proposal", min_heads=8, partitions=_CHURCH),
