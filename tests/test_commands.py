@@ -323,7 +323,7 @@ def another_network(path):
         ("metrics.jsonl", Path.unlink, "metrics.jsonl has no line of nimg=8"),
         ("state/000000016/info.json", junk, "info.json is damaged"),
         ("state/000000016/info.json", Path.unlink, "info.json: No such file or directory"),
-        ("state", shutil.rmtree, "has no training state"),
+        ("state", shutil.rmtree, "has no snapshot yet"),
     ],
 )
 def test_evaluate_a_damaged_run(capsys, run, room, tmp_path, file, harm, message):
