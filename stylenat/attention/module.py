@@ -140,7 +140,9 @@ class FullAttention(_Attention):
             )
         position = torch.arange(4, device=q.device)
         index = position - position[:, None] + 3  # (query, key) of one axis
-        bias = self.rpb[:, index[:, None, :, None], index[None, :, None, :]].reshape(self.heads, 16, 16)
+        index = index[:, None, :, None] * 7 + index[None, :, None, :]
+        # Not by indexing: see `tiled`.
+        bias = self.rpb.flatten(1).gather(1, index.flatten().expand(self.heads, -1)).view(-1, 16, 16)
         q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # (B, heads, 16, head_dim)
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
         return (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2).unflatten(1, (4, 4))

@@ -144,7 +144,10 @@ def _entries(bias, rows, columns):
     )
     # At least float32: the gradient of an entry is a sum over all queries.
     bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
-    return bias[:, row[:, None, :, None], column[None, :, None, :]].flatten(3, 4).flatten(1, 2)
+    index = row[:, None, :, None] * bias.shape[2] + column[None, :, None, :]
+    # Not by indexing: on a CPU its gradient is added up by threads in any order, and no run repeats.
+    entries = bias.flatten(1).gather(1, index.flatten().expand(len(bias), -1))
+    return entries.view(len(bias), rows.tile * columns.tile, -1)
 
 
 def _masked_attention(q, k, v, visible, bias):
