@@ -10,7 +10,7 @@ from stylenat.experiment import score_run
 from stylenat.figures import build_figures
 from stylenat.presets import PRESETS, get_config, parse_overrides
 from stylenat.records import load_runs
-from stylenat.results import build_tables, update_readme
+from stylenat.results import update_readme
 from stylenat.training import train
 
 
@@ -38,7 +38,6 @@ def _presets(_):
 
 
 def _tables(_):
-    build_tables()
     update_readme()
     print(f"tables of {len(load_runs())} runs: results/tables/ and README.md")
 

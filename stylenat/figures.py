@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -280,7 +279,8 @@ def build_figures():
             )
         samples = _samples(record)
         if samples is not None:
-            picture = torch.from_numpy(samples.copy()).permute(2, 0, 1)[None]
-            paths.append(save(sample_grid(picture, columns=1), f"samples-{record['run_id']}"))
+            paths.append(
+                save(sample_grid(samples.transpose(2, 0, 1)[None], columns=1), f"samples-{record['run_id']}")
+            )
     ablation = [record for record in records if "ablation" in record]
     return [*paths, save(ablation_comparison(ablation), "ablation")] if ablation else paths

@@ -93,7 +93,7 @@ class Config:
         self.level_partitions()
 
     def heads(self, width):
-        """Heads of a level of that many channels (paper, appendix; `model.md`: max(C / head_dim, 4))."""
+        """Heads of a level of that many channels (published: max(C / 32, 4))."""
         return max(width // self.head_dim, self.min_heads)
 
     def level_partitions(self):

@@ -239,17 +239,17 @@ def build_tables():
 
 
 def update_readme(path=None):
-    """Put the tables of `build_tables` between the two results markers of README.md (or of `path`).
+    """Build the tables and put them between the two results markers of README.md (or of `path`).
 
     Raises:
         UserError: the markers are missing, doubled or in the wrong order.
     """
+    tables = build_tables()
     path = Path(path or workspace("README.md"))
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(
             f"{path.name} must hold one {BEGIN} and after it one {END}: put each on a line of its own"
         )
-    tables = build_tables()
     body = "\n".join(tables[name] for name in ("runs", "ablation", "published"))
     write_atomically(path, f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{body}\n{text[text.index(END) :]}")
