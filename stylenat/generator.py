@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stylenat.attention import FullAttention, HydraNeighborhoodAttention
+from stylenat.attention import FullAttention, HydraNeighborhoodAttention, ShiftedWindowAttention
 from stylenat.errors import UserError
-from stylenat.images import to_uint8
 from stylenat.layers import AdaIN, MappingLayer, PixelNorm, fir_upsample, position_embedding
+from stylenat.partition import ShiftedWindows
 
 
 class ConstantInput(nn.Module):
@@ -97,10 +97,13 @@ class Generator(nn.Module):
 
     Args:
         widths: channels of the levels 4, 8, …, R.
-        partitions: the levels' head partitions, one tuple of `HeadPartition` a level. At 4 × 4 attention is
-            full, and only the number of heads counts.
+        partitions: the levels' head partitions, one tuple a level, of `HeadPartition` or of one
+            `ShiftedWindows` (StyleSwin). At 4 × 4 Hydra's attention is full: only the number of heads counts.
         latent_dim: size of z and of the style w.
         mapping_depth: layers of the mapping network.
+
+    Attributes:
+        mean_style: the mean w `(latent_dim,)` that truncation moves towards; None until it is estimated.
 
     Raises:
         UserError: widths and partitions differ in number, or a partition does not fit its level.
@@ -113,6 +116,8 @@ class Generator(nn.Module):
                 f"{len(widths)} widths and {len(partitions)} partitions: give one of each for every level"
             )
         self.latent_dim = latent_dim
+        self.partitions = tuple(map(tuple, partitions))
+        self.register_buffer("mean_style", None, persistent=False)  # no tensor of the published state dict
         self.resolution = 4 * 2 ** (len(widths) - 1)
         self.style = nn.Sequential(PixelNorm(), *(MappingLayer(latent_dim) for _ in range(mapping_depth)))
         self.input = ConstantInput(widths[0])
@@ -148,6 +153,8 @@ class Generator(nn.Module):
 
 
 def _attention_maker(width, partition, resolution):
+    if isinstance(partition[0], ShiftedWindows):
+        return lambda: ShiftedWindowAttention(width, partition[0])
     if resolution == 4:
         return lambda: FullAttention(width, sum(part.heads for part in partition))
     return lambda: HydraNeighborhoodAttention(width, partition, level=resolution)
@@ -161,17 +168,3 @@ def _initialize(module):
     elif isinstance(module, nn.Conv2d):
         nn.init.xavier_normal_(module.weight, gain=0.02)
         nn.init.zeros_(module.bias)
-
-
-def latents(generator, seeds):
-    """Latents `(len(seeds), latent_dim)`, each drawn from its own seed alone, on the CPU."""
-    draws = [torch.randn(generator.latent_dim, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return torch.stack(draws)
-
-
-@torch.no_grad()
-def sample_images(generator, seeds, *, batch_size=32):
-    """Pictures of the given seeds: uint8 `(len(seeds), 3, R, R)` on the CPU."""
-    device = next(generator.parameters()).device
-    batches = latents(generator, seeds).split(batch_size)
-    return torch.cat([to_uint8(generator(z.to(device))).cpu() for z in batches])

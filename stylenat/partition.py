@@ -34,23 +34,48 @@ class HeadPartition:
         return f"{self.heads}x{self.kernel_size}@{self.dilation}"
 
 
+@dataclass(frozen=True)
+class ShiftedWindows:
+    """All `heads` of a level in StyleSwin's windows: half of them in plain ones, half in shifted ones.
+
+    Raises:
+        UserError: heads or window_size that are no even int of at least 2.
+    """
+
+    heads: int
+    window_size: int
+
+    def __post_init__(self):
+        for name in ("heads", "window_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 2 or value % 2:
+                raise UserError(f"{name} {value!r} of shifted windows: give an even int of at least 2")
+
+    def __str__(self):
+        return f"{self.heads}xswin{self.window_size}"
+
+
 def parse_partitions(text):
-    """`"2x7@1,2x7@8"` (heads x kernel @ dilation) → a tuple of `HeadPartition`.
+    """A level's attention as text → a tuple of `HeadPartition`, or of one `ShiftedWindows`.
+
+    `"2x7@1,2x7@8"` is heads x kernel @ dilation; `"4xswin8"` is StyleSwin's: 4 heads, windows of 8 × 8.
 
     Raises:
         UserError: the text has another form, or a number is not allowed.
     """
+    if windows := re.fullmatch(r"\s*(\d+)\s*x\s*swin\s*(\d+)\s*", text, re.ASCII):
+        return (ShiftedWindows(*map(int, windows.groups())),)
     parts = [re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*@\s*(\d+)\s*", part, re.ASCII) for part in text.split(",")]
     if not all(parts):
         raise UserError(
             f"partitions {text!r}: write each as heads x kernel @ dilation, with commas between, "
-            'such as "2x7@1,2x7@8"'
+            'such as "2x7@1,2x7@8", or "4xswin8" for StyleSwin\'s windows'
         )
     return tuple(HeadPartition(*map(int, part.groups())) for part in parts)
 
 
 def format_partitions(partitions):
-    """A tuple of `HeadPartition` → the text that `parse_partitions` reads."""
+    """A level's tuple of partitions → the text that `parse_partitions` reads."""
     return ",".join(map(str, partitions))
 
 

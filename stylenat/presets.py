@@ -11,6 +11,7 @@ from stylenat.errors import UserError, unknown
 from stylenat.generator import Generator
 from stylenat.partition import (
     HeadPartition,
+    ShiftedWindows,
     format_partitions,
     parse_partitions,
     published_partitions,
@@ -57,7 +58,7 @@ class Config:
     min_heads: int = 4
     latent_dim: int = 512
     mapping_depth: int = 8
-    partitions: str = ""  # levels from 8 on, '/' between; empty: the published rule
+    partitions: str = ""  # levels from 8 on, '/' between; empty: the published rule; "swin": StyleSwin's
     generator_lr: float = 5e-5
     discriminator_lr: float = 2e-4
     adam_beta2: float = 0.99
@@ -99,6 +100,8 @@ class Config:
     def level_partitions(self):
         """The head partitions of every level from 4 × 4 on, as the generator takes them."""
         heads = [self.heads(width) for width in self.widths]
+        if self.partitions == "swin":
+            return tuple((ShiftedWindows(h, min(8, 4 * 2**i)),) for i, h in enumerate(heads))
         coarsest = (HeadPartition(heads[0], 3, 1),)  # full attention: only the heads count
         if not self.partitions:
             return (coarsest, *(published_partitions(h, 8 * 2**i) for i, h in enumerate(heads[1:])))
@@ -144,17 +147,21 @@ def _levels(heads, dilations, kernel_size):
     return "/".join(format_partitions(HeadPartition(n, kernel_size, d) for n, d in level) for level in shares)
 
 
-def _published(preset, resolution, cost, **settings):
-    """The published channels, c(r) = 512 up to 64 pixels and half as many each time from there."""
-    widths = tuple(min(512, 32768 // (4 * 2**i)) for i in range(resolution.bit_length() - 2))
+def _published(preset, resolution, cost, nimg=64_000_000, data=None, multiplier=2, **settings):
+    """The published channels: up to 32 pixels 512, at 64 `multiplier` · 256, and half as many each time."""
+
+    def channels(multiplier):
+        return tuple(min(512, 16384 * multiplier // (4 * 2**i)) for i in range(resolution.bit_length() - 2))
+
+    widths = channels(2)
     return Config(
         preset=preset,
-        data=f"datasets/{preset}",
+        data=f"datasets/{data or preset}",
         resolution=resolution,
-        widths=widths,
+        widths=channels(multiplier),
         # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
         discriminator_widths=(*widths[:-2], widths[-1]),
-        nimg=64_000_000,
+        nimg=nimg,
         cost=cost,
         **settings,
     )
@@ -210,6 +217,10 @@ PRESETS = {config.preset: config for config in (
     _published("ffhq-256",   256,  "2 weeks on 8 A100, as published"),
     _published("ffhq-1024",  1024, "not published; weeks on 8 A100, and our guess of a schedule"),
     _published("church-256", 256,  "lost by the authors; a proposal", min_heads=8, partitions=_CHURCH),
+    _published("styleswin-256",  256,  "StyleSwin's generator; as long as published", data="ffhq-256",
+               nimg=32_000_000, batch_size=32, partitions="swin"),
+    _published("styleswin-1024", 1024, "StyleSwin's generator; our guess of a schedule", data="ffhq-1024",
+               nimg=32_000_000, batch_size=32, multiplier=1, partitions="swin"),
 )}
 # fmt: on
 

@@ -16,12 +16,12 @@ from stylenat.augment import augment
 from stylenat.checkpoint import Run, optimizer_tensors, restore_optimizer
 from stylenat.data import batches, open_dataset
 from stylenat.errors import UserError
-from stylenat.generator import sample_images
 from stylenat.images import normalize, picture_grid, save_png
 from stylenat.objective import consistency_loss, discriminator_loss, generator_loss, r1_penalty
 from stylenat.paths import workspace, write_atomically
 from stylenat.progress import progress
 from stylenat.records import provenance
+from stylenat.sampling import sample_images
 
 
 def pick_device(device=None):

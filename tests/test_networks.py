@@ -12,9 +12,10 @@ import stylenat
 from stylenat import layers
 from stylenat.discriminator import minibatch_deviation
 from stylenat.errors import UserError
-from stylenat.generator import Generator, latents, sample_images
+from stylenat.generator import Generator
 from stylenat.images import normalize, picture_grid, to_uint8
 from stylenat.partition import HeadPartition
+from stylenat.sampling import latents, sample_images
 
 
 def upfirdn(image, kernel, up=1, down=1, pad=(0, 0)):

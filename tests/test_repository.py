@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 # fmt: off
 ORDER = [
     "errors", "paths", "images", "progress", "records", "partition", "attention", "layers", "generator",
+    "sampling", "attention_maps",
     "discriminator", "presets", "checkpoint", "sources", "data", "objective", "augment", "training",
     "evaluation", "experiment", "results", "figures", "notebook", "__main__",
 ]

@@ -1,6 +1,13 @@
-"""Neighborhood attention: one function and two layers over interchangeable backends."""
+"""Neighborhood attention: one function and its layers; full and shifted-window attention."""
 
 from stylenat.attention.module import FullAttention, HydraNeighborhoodAttention, neighborhood_attention
 from stylenat.attention.reference import receptive_field
+from stylenat.attention.windows import ShiftedWindowAttention
 
-__all__ = ["FullAttention", "HydraNeighborhoodAttention", "neighborhood_attention", "receptive_field"]
+__all__ = [
+    "FullAttention",
+    "HydraNeighborhoodAttention",
+    "ShiftedWindowAttention",
+    "neighborhood_attention",
+    "receptive_field",
+]

@@ -65,11 +65,12 @@ def _table_shape(part):
     return part.heads, 2 * part.kernel_size - 1, 2 * part.kernel_size - 1
 
 
-def _table(*shape):
+def position_table(*shape):
+    """A freshly drawn relative position table."""
     return nn.init.trunc_normal_(nn.Parameter(torch.empty(shape)), std=0.02)
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """The two linears around an attention of `heads` heads, and how they are initialised."""
 
     def __init__(self, dim, heads):
@@ -85,11 +86,14 @@ class _Attention(nn.Module):
 
     def forward(self, x):
         """`(B, H, W, C)` → the same."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
-        return self.proj(self.attend(q, k, v).flatten(3))
+        return self.proj(self.attend(*self.project(x)).flatten(3))
+
+    def project(self, x):
+        """q, k, v of `(B, H, W, C)`: `(B, H, W, heads, head_dim)` each."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
 
 
-class HydraNeighborhoodAttention(_Attention):
+class HydraNeighborhoodAttention(Attention):
     """Hydra neighborhood attention over `(B, H, W, dim)`, every partition with its own kernel and dilation.
 
     Args:
@@ -111,7 +115,7 @@ class HydraNeighborhoodAttention(_Attention):
         self.partitions = tuple(partitions)
         self.level = level
         self.backend = "auto"
-        self.rpb = nn.ParameterList(_table(*_table_shape(part)) for part in partitions)
+        self.rpb = nn.ParameterList(position_table(*_table_shape(part)) for part in partitions)
 
     def attend(self, q, k, v):
         check_fits(self.partitions, q.shape[1], q.shape[2], self.level)
@@ -121,7 +125,7 @@ class HydraNeighborhoodAttention(_Attention):
         return format_partitions(self.partitions)
 
 
-class FullAttention(_Attention):
+class FullAttention(Attention):
     """Self-attention over the 16 tokens of `(B, 4, 4, dim)`, with a relative position table `(heads, 7, 7)`.
 
     Raises:
@@ -130,7 +134,7 @@ class FullAttention(_Attention):
 
     def __init__(self, dim, heads):
         super().__init__(dim, heads)
-        self.rpb = _table(heads, 7, 7)
+        self.rpb = position_table(heads, 7, 7)
 
     def attend(self, q, k, v):
         if q.shape[1:3] != (4, 4):
