@@ -7,6 +7,7 @@ from stylenat.evaluation import evaluate
 from stylenat.images import to_uint8
 from stylenat.partition import HeadPartition, format_partitions, parse_partitions
 from stylenat.presets import PRESETS, build_discriminator, build_generator, get_config
+from stylenat.pretrained import load_discriminator, load_generator
 from stylenat.sampling import sample_images
 from stylenat.training import train
 
@@ -20,6 +21,8 @@ __all__ = [
     "evaluate",
     "format_partitions",
     "get_config",
+    "load_discriminator",
+    "load_generator",
     "neighborhood_attention",
     "open_dataset",
     "parse_partitions",

@@ -1,17 +1,28 @@
-"""The command line: `python -m stylenat train | evaluate | data check | presets | tables | figures`."""
+"""The command line: `python -m stylenat train | evaluate | sample | convert | …`."""
 
 import argparse
+import math
+import re
 import sys
+import warnings
+from pathlib import Path
+
+import torch
 
 from stylenat.checkpoint import Run
+from stylenat.conversion import convert
 from stylenat.data import check
 from stylenat.errors import UserError
 from stylenat.experiment import score_run
 from stylenat.figures import build_figures
+from stylenat.images import picture_grid, save_gif, save_png
 from stylenat.presets import PRESETS, get_config, parse_overrides
+from stylenat.pretrained import load_generator
+from stylenat.progress import progress
 from stylenat.records import load_runs
 from stylenat.results import update_readme
-from stylenat.training import train
+from stylenat.sampling import interpolate, sample_images
+from stylenat.training import pick_device, train
 
 
 def _train(arguments):
@@ -26,6 +37,44 @@ def _evaluate(arguments):
     for key, entry in record["score"]["values"].items():
         print(f"{key}: {entry['value']:.4g} (floor {entry['floor']:.4g}, ceiling {entry['ceiling']:.4g})")
     print(record["score"]["protocol"]["note"])
+
+
+def _seeds(text):
+    """`"0-3,8"` → `[0, 1, 2, 3, 8]`."""
+    seeds = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
+        first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
+        if last < first or last >= 2**63:
+            raise UserError(f"seeds {text!r}: write numbers and ranges with commas between, such as 0-15,42")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def _sample(arguments):
+    seeds, folder = _seeds(arguments.seeds), Path(arguments.out)
+    if not math.isfinite(arguments.psi):
+        raise UserError(f"psi {arguments.psi} is no number: give one, such as 0.7; 1 truncates nothing")
+    generator = load_generator(arguments.checkpoint, arguments.partitions).to(pick_device(arguments.device))
+    frames = None
+    if arguments.gif is not None:
+        frames = interpolate(generator, seeds, arguments.gif, truncation_psi=arguments.psi)
+    pictures = []
+    for seed in progress(seeds, unit="picture"):
+        pictures.append(sample_images(generator, [seed], truncation_psi=arguments.psi))
+        save_png(folder / f"seed{seed:04d}.png", pictures[-1][0])
+    columns = math.ceil(len(seeds) ** 0.5)
+    save_png(folder / "grid.png", picture_grid(torch.cat(pictures), columns))
+    if frames is not None:
+        save_gif(folder / "interpolation.gif", frames)
+    print(f"{len(seeds)} pictures and their grid: {folder}")
+
+
+def _convert(arguments):
+    path = convert(
+        arguments.source, arguments.target, partitions=arguments.partitions, compact=arguments.compact
+    )
+    print(f"converted: {path}")
 
 
 def _check(arguments):
@@ -61,6 +110,7 @@ def _parser():
         sub.set_defaults(command=run)
         return sub
 
+    partitions = "levels from 8 on, such as 16x7@1/8x7@1,8x7@2, of a file that stores no dilations"
     for name, run, told in (
         ("train", _train, "train a preset; the same command again resumes it"),
         ("evaluate", _evaluate, "score every snapshot of a run and record it under results/runs"),
@@ -75,6 +125,19 @@ def _parser():
             )
         else:
             sub.add_argument("run", help="a run's id, such as noto-32, or its folder")
+    sub = command("sample", _sample, "write pictures of a checkpoint, and their grid")
+    sub.add_argument("checkpoint", help="a published .pt, a model folder, a .safetensors file, or a run")
+    sub.add_argument("--seeds", default="0-15", help="such as 0-15,42 (default: %(default)s)")
+    sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")
+    sub.add_argument("--out", default="samples", metavar="DIR", help="folder (default: %(default)s)")
+    sub.add_argument("--gif", type=int, metavar="FRAMES", help="interpolate, so many frames a seed")
+    sub.add_argument("--device", help="as of train")
+    sub.add_argument("--partitions", help=partitions)
+    sub = command("convert", _convert, "make a model folder of a checkpoint, or a published .pt of a model")
+    sub.add_argument("source", help="as the checkpoint of sample")
+    sub.add_argument("target", help="a new folder, or a name that ends in .pt")
+    sub.add_argument("--compact", action="store_true", help="the averaged generator alone, in float16")
+    sub.add_argument("--partitions", help=partitions)
     data = command("data", None, "look at a dataset").add_subparsers(required=True, metavar="COMMAND")
     sub = command("check", _check, "tell what is in a folder or zip of images", data)
     sub.add_argument("path", help="folder, zip, or noto-faces")
@@ -89,7 +152,9 @@ def main(argv=None):
     """Run one command; a mistake, or what the system refuses, is one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            arguments.command(arguments)
     except UserError as error:
         print(f"stylenat: {error}", file=sys.stderr)
         return 2

@@ -102,7 +102,7 @@ class Run:
         snapshots = self.snapshots()
         if not snapshots:
             raise UserError(f"run {self.id} has no snapshot yet: train it on")
-        generator, path = self.config.build_generator(), self._generator_path(nimg or snapshots[-1])
+        generator, path = self.config.build_generator(), self.generator_path(nimg or snapshots[-1])
         try:
             generator.load_state_dict(load_tensors(path))
         except RuntimeError:
@@ -137,7 +137,7 @@ class Run:
 
     def save(self, nimg, ema, state, info):
         """Write a snapshot: EMA weights, then the state (a dict of dicts of tensors) and its `info`."""
-        save_tensors(self._generator_path(nimg), ema.state_dict())
+        save_tensors(self.generator_path(nimg), ema.state_dict())
         final = self.path / "state" / f"{nimg:09d}"
         partial = final.with_name(f".{final.name}.{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
@@ -170,5 +170,6 @@ class Run:
     def _states(self):
         return sorted((self.path / "state").glob("[0-9]*"))
 
-    def _generator_path(self, nimg):
+    def generator_path(self, nimg):
+        """The file of a snapshot's EMA weights."""
         return self.path / "generators" / f"{nimg:09d}.safetensors"

@@ -3,6 +3,7 @@
 import io
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from stylenat.paths import write_atomically
@@ -27,17 +28,48 @@ def to_uint8(images):
     return (unit * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def picture_grid(pictures, columns):
+def picture_grid(pictures, columns, gap=0):
     """Pictures uint8 `(N, 3, H, W)` side by side, row by row → one picture `(3, rows · H, columns · W)`.
 
-    N must be a multiple of `columns`.
+    `gap` white pixels stand between neighbours, and white in the places that the last row leaves empty.
     """
-    rows = pictures.unflatten(0, (-1, columns))  # (rows, columns, 3, H, W)
-    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    empty = -len(pictures) % columns
+    padded = F.pad(pictures, (0, gap, 0, gap, 0, 0, 0, empty), value=255)
+    rows = padded.unflatten(0, (-1, columns))  # (rows, columns, 3, H + gap, W + gap)
+    grid = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return grid[:, : grid.shape[1] - gap, : grid.shape[2] - gap]
+
+
+def enlarge(pictures, scale):
+    """Pictures `(…, H, W)` → `(…, scale · H, scale · W)`, each pixel a square: nothing is blurred."""
+    return pictures.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def save_png(path, picture):
     """Write one picture uint8 `(3, H, W)` as PNG, atomically."""
     buffer = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, "PNG", optimize=True)
+    _image(picture).save(buffer, "PNG", optimize=True)
     write_atomically(path, buffer.getvalue())
+
+
+def save_gif(path, pictures, *, frame_ms=40, scale=1):
+    """Write pictures uint8 `(N, 3, H, W)` as a GIF that loops forever, atomically.
+
+    All frames share one palette of 256 colours and none is dithered: what does not change does not flicker.
+
+    Args:
+        frame_ms: time of a frame; the format counts in steps of 10 ms.
+        scale: whole factor by which tiny pictures are enlarged.
+    """
+    palette = _image(picture_grid(pictures, 1)).quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
+    frames = [
+        _image(enlarge(picture, scale)).quantize(palette=palette, dither=Image.Dither.NONE)
+        for picture in pictures
+    ]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
+    write_atomically(path, buffer.getvalue())
+
+
+def _image(picture):
+    return Image.fromarray(picture.permute(1, 2, 0).numpy())

@@ -27,7 +27,7 @@ def drawn(name, shape):
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.startswith("style.") and name.endswith("weight"):
         scale = 100
-    elif name.endswith("bias") or "rpb" in name:
+    elif name.endswith(("bias", "relative_position_bias_table")) or "rpb" in name:
         scale = 0.5
     elif name == "input.input" or name.endswith(("norm.weight", "alpha")):
         scale = 1

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors", "paths", "images", "progress", "records", "partition", "attention", "layers", "generator",
     "sampling", "attention_maps",
-    "discriminator", "presets", "checkpoint", "sources", "data", "objective", "augment", "training",
+    "discriminator", "presets", "checkpoint", "published", "pretrained", "sources", "conversion", "data", "objective", "augment", "training",
     "evaluation", "experiment", "results", "figures", "notebook", "__main__",
 ]
 # fmt: on
