@@ -96,7 +96,7 @@ def _sha256(path):
 
 def model_card(facts):
     """The model card of what `model.json` holds, Markdown."""
-    coarsest = facts["partitions"][0].replace("x3@1", ", full attention")  # unless it is StyleSwin's
+    coarsest = facts["partitions"][0].replace("x3@1", " heads, full attention")  # unless it is StyleSwin's
     levels = "\n".join(
         f"| {4 * 2**i} | {width} | {part} |"
         for i, (width, part) in enumerate(

