@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -230,17 +230,15 @@ def _levels(tensors, checkpoint, partitions):
                 f"give one for each of 8 … {4 * 2 ** (count - 1)}"
             )
         stored = [None, *given]
-    levels, assumed = [], []
+    levels, assumed = [], False
     for i in range(count):
-        tables = _tables(tensors, i)
-        if isinstance(tables, tuple) or i == 0:
-            levels.append(tables if isinstance(tables, tuple) else (HeadPartition(tables[0][0], 3, 1),))
-            continue
-        told = stored[i] if stored and i < len(stored) else None
-        if told is None:
-            told = _rule(len(tables), 4 * 2**i, checkpoint.path)
-            assumed.append(4 * 2**i)
-        levels.append(_joined(tables, told, 4 * 2**i))
+        parts = _undilated(tensors, i)
+        if i and isinstance(parts[0], HeadPartition):
+            told = stored[i] if stored and i < len(stored) else None
+            assumed |= told is None
+            told = _rule(len(parts), 4 * 2**i, checkpoint.path) if told is None else told
+            parts = _dilated(parts, told, 4 * 2**i)
+        levels.append(parts)
     if assumed:
         told = "/".join(map(format_partitions, levels[1:]))
         warnings.warn(
@@ -250,17 +248,17 @@ def _levels(tensors, checkpoint, partitions):
     return levels
 
 
-def _tables(tensors, i):
-    """What a level's tables tell: `(ShiftedWindows,)`, or (heads, kernel size) of each partition."""
+def _undilated(tensors, i):
+    """A level's partitions as far as tensors tell them: all but the dilations."""
     prefix = f"layers.{i}.blocks.0.attn."
     if (table := tensors.get(f"{prefix}tables.0")) is not None:
         return (ShiftedWindows(2 * table.shape[1], (int(len(table) ** 0.5) + 1) // 2),)
     if i == 0:
-        return [(tensors[f"{prefix}rpb"].shape[0], 3)]
+        return (HeadPartition(tensors[f"{prefix}rpb"].shape[0], 3),)  # full: only the heads count
     tables = [tensors[f"{prefix}rpb.0"]]
     while (table := tensors.get(f"{prefix}rpb.{len(tables)}")) is not None:
         tables.append(table)
-    return [(table.shape[0], (table.shape[1] + 1) // 2) for table in tables]
+    return tuple(HeadPartition(table.shape[0], (table.shape[1] + 1) // 2) for table in tables)
 
 
 def _rule(count, resolution, path):
@@ -273,24 +271,24 @@ def _rule(count, resolution, path):
     return [1, resolution // 8][:count]
 
 
-def _joined(tables, told, resolution):
-    """Heads and kernels of the tables with the dilations told, as `HeadPartition`s.
-
-    `told` is text, or a list of dilations, of (kernel, dilation) pairs or of `HeadPartition`s.
-    """
-    told = parse_partitions(told) if isinstance(told, str) else list(told)
-    if len(told) == 1 and type(told[0]) is int:  # old files: two halves at 8 × 8, one dilation told
-        told = told * len(tables)
-    dilations, kernels, heads = [], [k for _, k in tables], [h for h, _ in tables]
-    for entry, (h, k) in zip(told, tables, strict=False):
-        if isinstance(entry, HeadPartition):
-            entry = h if entry.heads == h else entry.heads, entry.kernel_size, entry.dilation
-        elif type(entry) is int:
-            entry = h, k, entry
-        else:
-            entry = h, *entry
-        dilations.append(entry[2] if entry[:2] == (h, k) else None)
-    if len(told) != len(tables) or None in dilations:
-        text = ", ".join(f"{h} heads with kernel {k}" for h, k in tables)
-        raise UserError(f"partitions {told} at level {resolution} do not fit its tensors, which have {text}")
-    return tuple(HeadPartition(*parts) for parts in zip(heads, kernels, dilations, strict=True))
+def _dilated(parts, told, resolution):
+    """A level's partitions with the dilations told: text, or dilations, (kernel, dilation)s, partitions."""
+    try:
+        entries = parse_partitions(told) if isinstance(told, str) else list(told)
+        if len(entries) == 1 and isinstance(entries[0], int):
+            entries *= len(parts)  # old files: two halves at 8 × 8, of one dilation
+        given = []
+        for part, entry in zip(parts, entries, strict=True):
+            pair = (part.kernel_size, entry) if isinstance(entry, int) else entry
+            given.append(entry if isinstance(entry, HeadPartition) else HeadPartition(part.heads, *pair))
+        fits = all(replace(new, dilation=1) == part for new, part in zip(given, parts, strict=True))
+    except UserError:
+        raise
+    except (TypeError, ValueError):  # too many, too few, or nothing of the kind
+        fits = False
+    if not fits:
+        raise UserError(
+            f"partitions {told!r} at level {resolution} do not fit its tensors, which have "
+            + ", ".join(f"{part.heads} heads with kernel {part.kernel_size}" for part in parts)
+        )
+    return tuple(given)

@@ -401,7 +401,7 @@ def test_a_file_is_never_executed(tmp_path, name, where):
         "optimizer": {"g_ema": {}, "g_optim": payload},
     }.get(where, {"g_ema": {}, "args": payload})
     if where == "raw pickle":
-        path.write_bytes(pickle.dumps(contents))
+        path.write_bytes(pickle.dumps(contents, protocol=2))
     else:
         torch.save(contents, path, _use_new_zipfile_serialization=where != "old torch format")
     with pytest.raises(UserError, match="nothing was run") as caught:
