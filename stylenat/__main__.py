@@ -66,7 +66,7 @@ def _sample(arguments):
     columns = math.ceil(len(seeds) ** 0.5)
     save_png(folder / "grid.png", picture_grid(torch.cat(pictures), columns))
     if frames is not None:
-        save_gif(folder / "interpolation.gif", frames)
+        save_gif(folder / "interpolation.gif", frames, scale=max(1, 256 // generator.resolution))
     print(f"{len(seeds)} pictures and their grid: {folder}")
 
 

@@ -1,10 +1,10 @@
 """Every figure, one function each: the same data give the same picture, to the byte."""
 
 import io
-import math
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,15 +12,15 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from stylenat.attention import receptive_field
+from stylenat.gallery import GREY, WIDTH, attention_figure, head_parts, sample_grid, truncation_sweep
 from stylenat.paths import workspace, write_atomically
 from stylenat.presets import get_config
+from stylenat.pretrained import load_generator
 from stylenat.records import load_runs
 from stylenat.results import TITLES, published, variant
 
-WIDTH = 8.0  # inches: at 100 dots each, the 800 px a README shows
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the pale yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-GREY = "#6b6b6b"
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its centre, clear of every other.
 LABELS = {"StyleNAT": (0, 34), "StyleSwin": (0, 34), "StyleGAN-XL": (0, 38), "HiT-L": (0, 43)}
@@ -44,34 +44,6 @@ def save(figure, name):
     path = workspace("figures", f"{name}.png")
     write_atomically(path, to_png(figure))
     return path
-
-
-def _tile(pictures, columns, scale, gap):
-    """uint8 `(N, 3, R, R)` → one picture `(H, W, 3)`, enlarged `scale` times, `gap` white pixels between."""
-    pictures = np.asarray(pictures).transpose(0, 2, 3, 1).repeat(scale, 1).repeat(scale, 2)
-    height, width = (side + gap for side in pictures.shape[1:3])
-    rows = math.ceil(len(pictures) / columns)
-    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * height, i % columns * width
-        sheet[y : y + height - gap, x : x + width - gap] = picture
-    return sheet
-
-
-def sample_grid(pictures, columns=8):
-    """Pictures side by side, enlarged by a whole factor so that no pixel is blurred.
-
-    Args:
-        pictures: uint8 `(N, 3, R, R)`, a tensor or an array.
-    """
-    dpi = 200
-    scale = max(1, int(WIDTH * dpi) // (columns * pictures.shape[-1]))
-    sheet = _tile(pictures, columns, scale, gap=8)
-    figure = Figure((sheet.shape[1] / dpi, sheet.shape[0] / dpi))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_axis_off()
-    return figure
 
 
 def _thousands(axes):
@@ -188,14 +160,8 @@ def receptive_fields(partitions, height, width, queries):
         ):
             _field(axes, index, query, len(partitions))
         row[0].set_ylabel(name, fontsize=11)
-    first = 1
-    for axes, part in zip(panels[0], partitions, strict=False):
-        last = first + part.heads - 1
-        axes.set_title(
-            f"heads {first}–{last}: {part.kernel_size} × {part.kernel_size}, dilation {part.dilation}",
-            fontsize=10,
-        )
-        first = last + 1
+    for axes, part in zip(panels[0], head_parts(partitions), strict=False):
+        axes.set_title(part.title, fontsize=10)
     panels[0][-1].set_title("all heads together", fontsize=10)
     return figure
 
@@ -260,6 +226,15 @@ def _points(axes, variants, key):
     _style(axes)
 
 
+def _model_figures(generator):
+    """The figures of the bundled model."""
+    queries = {"query on an eye": (7, 5), "query in the corner": (0, 0)}
+    return [
+        save(truncation_sweep(generator, range(4)), "truncation"),
+        save(attention_figure(generator, 1, 16, queries, truncation_psi=0.7), "attention_maps"),
+    ]
+
+
 def build_figures():
     """Write every figure that results/ alone can give, and return their paths."""
     level = get_config("ffhq-256").level_partitions()[3]  # 32 × 32 tokens
@@ -268,6 +243,9 @@ def build_figures():
         save(bubble_chart(), "bubble_chart"),
         save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
     ]
+    model = workspace("results", "runs", "noto-32-long", "model")
+    if model.is_dir():
+        paths += _model_figures(load_generator(model))
     records = load_runs()
     for record in records:
         if "ablation" in record:
@@ -280,7 +258,10 @@ def build_figures():
         samples = _samples(record)
         if samples is not None:
             paths.append(
-                save(sample_grid(samples.transpose(2, 0, 1)[None], columns=1), f"samples-{record['run_id']}")
+                save(
+                    sample_grid(torch.tensor(samples).permute(2, 0, 1)[None], columns=1),
+                    f"samples-{record['run_id']}",
+                )
             )
     ablation = [record for record in records if "ablation" in record]
     return [*paths, save(ablation_comparison(ablation), "ablation")] if ablation else paths

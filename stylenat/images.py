@@ -1,6 +1,7 @@
 """The image space: uint8 pictures to what the networks see, and back."""
 
 import io
+import math
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,9 @@ def save_gif(path, pictures, *, frame_ms=40, scale=1):
         frame_ms: time of a frame; the format counts in steps of 10 ms.
         scale: whole factor by which tiny pictures are enlarged.
     """
-    palette = _image(picture_grid(pictures, 1)).quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
+    step = math.ceil((pictures.numel() / 2**19) ** 0.5)  # every so many pixels: refining a palette is slow
+    sheet = _image(picture_grid(pictures[..., ::step, ::step], 1))
+    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
     frames = [
         _image(enlarge(picture, scale)).quantize(palette=palette, dither=Image.Dither.NONE)
         for picture in pictures

@@ -11,7 +11,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from test_results import make_record, make_score, room  # noqa: F401  (room is a fixture)
 
-from stylenat import figures
+from stylenat import figures, gallery
+from stylenat.generator import Generator
+from stylenat.images import picture_grid, save_png
 from stylenat.partition import parse_partitions
 from stylenat.records import record_run
 
@@ -39,7 +41,7 @@ def make_ablation(room):  # noqa: F811
             300 + 50 * i, ablation={"variant": name.split("-")[0]}, run_id=f"ablation-{name}"
         )
         path = record_run(record["run_id"], record)
-        Image.fromarray(figures._tile(make_samples(i), 3, 1, 0)).save(path.with_name("samples.png"))
+        save_png(path.with_name("samples.png"), picture_grid(make_samples(i), 3))
         made.append(record)
     return made
 
@@ -125,13 +127,28 @@ def test_the_ablation_shows_every_run_and_the_floor(room):  # noqa: F811
     assert (list(dense), list(dilated), set(floor)) == ([300, 400], [350], {74.13579})
 
 
+def test_the_bundled_model_adds_its_figures(room, monkeypatch):  # noqa: F811
+    model = room / "results" / "runs" / "noto-32-long" / "model"
+    monkeypatch.setattr(figures, "load_generator", lambda path: {model: small_generator()}[path])
+    assert "truncation.png" not in {path.name for path in figures.build_figures()}
+    model.mkdir(parents=True)
+    assert {path.name for path in figures.build_figures()} == {
+        "bubble_chart.png", "receptive_fields.png", "truncation.png", "attention_maps.png",
+    }  # fmt: skip
+
+
+def small_generator():
+    partitions = tuple(map(parse_partitions, ("2x3@1", "1x3@1,1x3@2", "1x3@1,1x3@4")))
+    return Generator((8, 8, 8), partitions, latent_dim=8, mapping_depth=1).eval()
+
+
 def test_all_figures_come_from_results_alone(room):  # noqa: F811
     assert {path.name for path in figures.build_figures()} == {"bubble_chart.png", "receptive_fields.png"}
     metrics, history = make_curves()
     path = record_run("noto-32", make_record(history=history))
     metrics.to_csv(path.with_name("metrics.csv"), index=False)
-    sheet = figures._tile(make_samples(), 3, 1, 0)
-    Image.fromarray(sheet).save(path.with_name("samples.png"))
+    save_png(path.with_name("samples.png"), picture_grid(make_samples(), 3))
+    sheet = np.asarray(Image.open(path.with_name("samples.png")))
     make_ablation(room)
     first = {path.name: path.read_bytes() for path in figures.build_figures()}
     assert sorted(first) == [
@@ -159,4 +176,5 @@ def test_colours_stay_apart_for_a_deuteranope(sight):
 
 
 def test_no_picture_depends_on_pyplots_global_state():
-    assert "pyplot" not in Path(figures.__file__).read_text()
+    for module in (figures, gallery):
+        assert "pyplot" not in Path(module.__file__).read_text()
