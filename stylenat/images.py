@@ -23,10 +23,14 @@ def normalize(pictures):
     return (pictures.float() / 255 - _statistic(MEAN, pictures)) / _statistic(STD, pictures)
 
 
+def denormalize(images):
+    """ImageNet-normalised `(B, 3, H, W)` → float32, 0 to 255 where in range; the input is left as it was."""
+    return (images.float() * _statistic(STD, images) + _statistic(MEAN, images)) * 255
+
+
 def to_uint8(images):
-    """ImageNet-normalised `(B, 3, H, W)` → uint8, rounded and clipped; the input is left as it was."""
-    unit = images.float() * _statistic(STD, images) + _statistic(MEAN, images)
-    return (unit * 255).round().clamp(0, 255).to(torch.uint8)
+    """ImageNet-normalised `(B, 3, H, W)` → uint8, rounded and clipped."""
+    return denormalize(images).round().clamp(0, 255).to(torch.uint8)
 
 
 def picture_grid(pictures, columns, gap=0):

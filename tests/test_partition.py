@@ -36,7 +36,7 @@ def test_text_and_back():
 def test_text_of_another_form(text):
     assert message(parse_partitions, text) == (
         f"partitions {text!r}: write each as heads x kernel @ dilation, with commas between, "
-        'such as "2x7@1,2x7@8"'
+        'such as "2x7@1,2x7@8", or "4xswin8" for StyleSwin\'s windows'
     )
 
 
