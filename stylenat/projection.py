@@ -1,4 +1,4 @@
-"""Projection: the w+ whose picture is nearest to a given one, found by optimisation (StyleGAN2, appendix D)."""
+"""Projection: the w+ whose picture is nearest to a given one, by optimisation (StyleGAN2, appendix D)."""
 
 import math
 from dataclasses import dataclass
