@@ -46,6 +46,7 @@ def convert(source, target, *, partitions=None, compact=False):
     networks |= {name: checkpoint.tensors(name) for name in names[1:] if not compact}
     if compact:
         networks["g_ema"] = {name: tensor.half() for name, tensor in networks["g_ema"].items()}
+        generator.load_state_dict(networks["g_ema"])  # the mean style is that of the weights as stored
     if as_pt:
         buffer = io.BytesIO()
         torch.save(write_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
