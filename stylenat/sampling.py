@@ -42,15 +42,21 @@ def truncate(generator, w, truncation_psi):
     return w if truncation_psi == 1 else mean_style(generator).lerp(w, truncation_psi)
 
 
-@torch.no_grad()
+def sample_batches(generator, seeds, *, truncation_psi=1.0, batch_size=32):
+    """Pictures of the given seeds, one batch after the other: uint8 `(b, 3, R, R)` on the CPU, none kept."""
+    for i in range(0, len(seeds), batch_size):
+        yield render(generator, styles(generator, seeds[i : i + batch_size], truncation_psi))
+
+
 def sample_images(generator, seeds, *, truncation_psi=1.0, batch_size=32):
     """Pictures of the given seeds: uint8 `(len(seeds), 3, R, R)` on the CPU.
 
     A seed's picture is its own but for rounding, which may depend on the batch that a matrix product is part
     of; `batch_size=1` rules that out.
     """
-    parts = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
-    return torch.cat([render(generator, styles(generator, part, truncation_psi)) for part in parts])
+    return torch.cat(
+        list(sample_batches(generator, seeds, truncation_psi=truncation_psi, batch_size=batch_size))
+    )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Attention maps: the softmax's own weights, for every kind of attention, against slow loops."""
 
+import copy
 import itertools
 
 import pytest
@@ -81,7 +82,9 @@ def test_weights_of_full_attention():
 def test_weights_of_windows(query):
     layer, x = make_layer(), torch.randn(1, 8, 12, 8, dtype=torch.float64)
     found = attention_weights(layer, x, query)[0]
-    torch.testing.assert_close(found, slow_weights(layer, x, query), rtol=1e-9, atol=1e-12)
+    expected = slow_weights(layer, x, query)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert (found[expected == 0] < 1e-30).all()  # the mask's -100 leaves next to nothing
     torch.testing.assert_close(found.sum((1, 2)), torch.ones(4, dtype=torch.float64))
 
 
@@ -113,12 +116,20 @@ def test_maps_are_those_of_the_layers_own_input(generator, block):
 
 
 def test_nothing_is_left_behind_in_the_generator(generator):
+    generator = copy.deepcopy(generator).requires_grad_()
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    attention_maps(generator, styles(generator, [0]), 8, (1, 1))
+    w = styles(generator, [0])
+    assert not attention_maps(generator, w, 8, (1, 1)).requires_grad
     with pytest.raises(UserError):
-        attention_maps(generator, styles(generator, [0]), 8, (8, 0))
+        attention_maps(generator, w, 8, (8, 0))
+    with pytest.raises(ValueError, match="shorter"):  # an error on the way, at the last block
+        attention_maps(generator, w[:, None].expand(-1, generator.num_styles - 1, -1), 8, (1, 1))
+    with torch.no_grad():
+        attention_maps(generator, w, 8, (1, 1))
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
     assert not any(module._forward_pre_hooks for module in generator.modules())
-    assert all(parameter.grad is None for parameter in generator.parameters())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in generator.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
 
 

