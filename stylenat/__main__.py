@@ -1,6 +1,7 @@
 """The command line: `python -m stylenat train | evaluate | sample | convert | …`."""
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -11,32 +12,70 @@ import torch
 
 from stylenat.checkpoint import Run
 from stylenat.conversion import convert
-from stylenat.data import check
+from stylenat.data import check, open_samples
 from stylenat.errors import UserError
+from stylenat.evaluation import evaluate, open_reference
 from stylenat.experiment import score_run
+from stylenat.features import NETWORKS
 from stylenat.figures import build_figures
 from stylenat.images import picture_grid, save_gif, save_png
+from stylenat.metrics import METRICS, OFFLINE, Score
+from stylenat.paths import write_atomically
 from stylenat.presets import PRESETS, get_config, parse_overrides
-from stylenat.pretrained import load_generator
+from stylenat.pretrained import CARD, load_generator
 from stylenat.progress import progress
 from stylenat.records import load_runs
-from stylenat.results import update_readme
+from stylenat.results import memorised, update_readme
 from stylenat.sampling import interpolate, sample_images
+from stylenat.sources import BUNDLED
 from stylenat.training import pick_device, train
 
 
 def _train(arguments):
     config = get_config(arguments.preset, **parse_overrides(arguments.set))
     print(f"{config.run_id}: {config.cost}")
-    run = train(config, arguments.out, arguments.device)
+    run = train(config, arguments.out, arguments.device, score_every=arguments.score_every)
     print(f"trained to nimg={run.snapshots()[-1]}: {run.path}")
 
 
 def _evaluate(arguments):
-    record = score_run(Run.open(arguments.run, arguments.out), arguments.device)
-    for key, entry in record["score"]["values"].items():
-        print(f"{key}: {entry['value']:.4g} (floor {entry['floor']:.4g}, ceiling {entry['ceiling']:.4g})")
-    print(record["score"]["protocol"]["note"])
+    if not arguments.metric and not arguments.data:  # a run of ours, as it was trained
+        record = score_run(Run.open(arguments.source, arguments.out), arguments.device)
+        print(Score(**record["score"]))
+        print(memorised(record))
+        return
+    score = evaluate(
+        *_to_score(arguments),
+        arguments.metric or OFFLINE,
+        seed=arguments.seed,
+        truncation_psi=arguments.psi,
+        count=arguments.count,
+        networks=_networks(arguments),
+    )
+    print(score)
+    if arguments.json:
+        write_atomically(Path(arguments.json), json.dumps(score.to_dict(), indent=1) + "\n")
+
+
+def _to_score(arguments):
+    """What is to be scored, and the real pictures."""
+    source = Path(arguments.source).expanduser()
+    model = any((source / name).is_file() for name in (CARD, "config.json"))
+    if source.suffix == ".zip" or (source.is_dir() and not model):
+        scored = open_samples(source)
+    else:
+        scored = load_generator(arguments.source).to(pick_device(arguments.device))
+    if not arguments.data:
+        raise UserError(f"no real pictures to score {source} against: give --data, such as --data {BUNDLED}")
+    return scored, open_reference(arguments.data, scored.resolution)
+
+
+def _networks(arguments):
+    """The feature networks, those with a file of weights as the arguments tell."""
+    told = {"path": arguments.weights, "sha256": arguments.sha256, "download": arguments.download}
+    return {
+        key: network.with_weights(**told) if network.file else network for key, network in NETWORKS.items()
+    }
 
 
 def _seeds(text):
@@ -110,28 +149,39 @@ def _parser():
         sub.set_defaults(command=run)
         return sub
 
+    runs = "folder of the runs (default: runs/)"
+    device = "cpu, cuda, cuda:1 … (default: the GPU where there is one)"
     partitions = "levels from 8 on, such as 16x7@1/8x7@1,8x7@2, of a file that stores no dilations"
-    for name, run, told in (
-        ("train", _train, "train a preset; the same command again resumes it"),
-        ("evaluate", _evaluate, "score every snapshot of a run and record it under results/runs"),
-    ):
-        sub = command(name, run, told)
-        sub.add_argument("--out", metavar="DIR", help="folder of the runs (default: runs/)")
-        sub.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU where there is one)")
-        if name == "train":
-            sub.add_argument("preset", help=", ".join(PRESETS))
-            sub.add_argument(
-                "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides of it"
-            )
-        else:
-            sub.add_argument("run", help="a run's id, such as noto-32, or its folder")
+    sub = command("train", _train, "train a preset; the same command again resumes it")
+    sub.add_argument("preset", help=", ".join(PRESETS))
+    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
+    sub.add_argument(
+        "--score-every", type=int, default=0, metavar="N", help="score each N images, keep the best"
+    )
+    sub.add_argument("--out", metavar="DIR", help=runs)
+    sub.add_argument("--device", help=device)
+    sub = command(
+        "evaluate", _evaluate, "score every snapshot of a run and record it; or score anything else"
+    )
+    sub.add_argument("source", help="a run alone; with --data any checkpoint, or a folder or zip of samples")
+    sub.add_argument("--data", metavar="PATH", help="real pictures, or clean-fid's statistics (.npz)")
+    sub.add_argument("--metric", metavar="NAMES", help=f"{','.join(METRICS)} (default: {','.join(OFFLINE)})")
+    sub.add_argument("--count", type=int, help="generated pictures (default: 50,000; or all in the folder)")
+    sub.add_argument("--seed", type=int, default=0, help="of the generated pictures (default: 0)")
+    sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")
+    sub.add_argument("--json", metavar="FILE", help="write the score and its protocol")
+    sub.add_argument("--weights", metavar="PATH", help="the metric's network, or its folder")
+    sub.add_argument("--sha256", help="of weights that are not the standard ones")
+    sub.add_argument("--download", action="store_true", help="fetch missing weights")
+    sub.add_argument("--out", metavar="DIR", help=runs)
+    sub.add_argument("--device", help=device)
     sub = command("sample", _sample, "write pictures of a checkpoint, and their grid")
     sub.add_argument("checkpoint", help="a published .pt, a model folder, a .safetensors file, or a run")
     sub.add_argument("--seeds", default="0-15", help="such as 0-15,42 (default: %(default)s)")
     sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")
     sub.add_argument("--out", default="samples", metavar="DIR", help="folder (default: %(default)s)")
     sub.add_argument("--gif", type=int, metavar="FRAMES", help="interpolate, so many frames a seed")
-    sub.add_argument("--device", help="as of train")
+    sub.add_argument("--device", help=device)
     sub.add_argument("--partitions", help=partitions)
     sub = command("convert", _convert, "make a model folder of a checkpoint, or a published .pt of a model")
     sub.add_argument("source", help="as the checkpoint of sample")

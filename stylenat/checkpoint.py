@@ -11,6 +11,8 @@ from stylenat.errors import UserError
 from stylenat.paths import workspace, write_atomically
 from stylenat.presets import Config
 
+BEST = "kid_lite0_128_heldout"  # what tells the best generator of a run: unbiased, and no copy scores well
+
 
 def save_tensors(path, tensors):
     """Write a dict of tensors as safetensors, atomically."""
@@ -54,6 +56,8 @@ def _read_json(path):
 
 class Run:
     """The folder of a training run: `config.json`, `metrics.jsonl`, `samples/`, `generators/`, `state/`.
+
+    A run that is scored while it trains has `scores.jsonl` and `generators/best.safetensors`, too.
 
     `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/`
     is what training needs to go on, of which the two newest are kept.
@@ -111,7 +115,10 @@ class Run:
 
     def metrics(self):
         """The lines of `metrics.jsonl`, each a dict."""
-        path = self.path / "metrics.jsonl"
+        return self._lines("metrics.jsonl")
+
+    def _lines(self, name):
+        path = self.path / name
         if not path.is_file():
             return []
         try:
@@ -149,6 +156,28 @@ class Run:
         for old in self._states()[:-2]:
             shutil.rmtree(old)
 
+    def scores(self):
+        """The lines of `scores.jsonl`, each a dict: nimg and the values of a score."""
+        return self._lines("scores.jsonl")
+
+    def best(self):
+        """The line of `scores.jsonl` with the least `BEST`, or None where nothing was scored."""
+        return min(self.scores(), key=lambda line: line[BEST]["value"], default=None)
+
+    def keep_score(self, nimg, ema, values):
+        """Add a line to `scores.jsonl`, and keep the generator as the "best" one if none was better.
+
+        After a stop an nimg is scored again, on a GPU with other rounding: the best generator keeps its line.
+        """
+        best = self.best()
+        if best is None or values[BEST]["value"] <= best[BEST]["value"]:
+            save_tensors(self.generator_path("best"), ema.state_dict())
+        elif best["nimg"] == nimg:
+            return
+        lines = [line for line in self.scores() if line["nimg"] != nimg] + [{"nimg": nimg, **values}]
+        lines.sort(key=lambda line: line["nimg"])
+        write_atomically(self.path / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
     def restore(self):
         """The newest training state, `(state, info)`, or None at the start of a run."""
         if not self._states():
@@ -171,5 +200,6 @@ class Run:
         return sorted((self.path / "state").glob("[0-9]*"))
 
     def generator_path(self, nimg):
-        """The file of a snapshot's EMA weights."""
-        return self.path / "generators" / f"{nimg:09d}.safetensors"
+        """The file of a snapshot's EMA weights, or of the "best" generator's."""
+        name = nimg if nimg == "best" else f"{nimg:09d}"
+        return self.path / "generators" / f"{name}.safetensors"

@@ -9,6 +9,7 @@ import torch
 
 from stylenat.checkpoint import save_tensors
 from stylenat.errors import UserError
+from stylenat.metrics import TITLES
 from stylenat.partition import format_partitions
 from stylenat.paths import workspace, write_atomically
 from stylenat.pretrained import CARD, build, open_checkpoint
@@ -175,12 +176,14 @@ def _score(score):
     if not score:
         return "Not scored by this project."
     lines = [
-        f"- {key}: {entry['value']:.4g} (floor {entry['floor']:.4g}, ceiling {entry['ceiling']:.4g})"
-        for key, entry in score["values"].items()
+        f"- {TITLES[key][0]}: {row['value']:.4g} ± {row['error']:.2g}"
+        + (f" (floor {row['floor']:.4g}, ceiling {row['ceiling']:.4g})" if "floor" in row else "")
+        for key, row in score["values"].items()
     ]
     protocol = score["protocol"]
-    how = f"{protocol['network']}; {protocol['generated']}, psi {protocol['truncation_psi']}, float32 weights"
-    return "\n".join([*lines, "", f"{protocol['note']}. {how}."])
+    notes = dict.fromkeys(f"{own['note']}. {own['network']}" for own in protocol["metrics"].values())
+    how = f"{protocol['generated']}, psi {protocol['truncation_psi']}, float32 weights"
+    return "\n".join([*lines, "", f"{' '.join(notes)}; {how}."])
 
 
 def _licence(config):

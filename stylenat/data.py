@@ -88,6 +88,23 @@ def open_dataset(source, resolution, split="all"):
     return dataset.with_split(split)
 
 
+def open_samples(source):
+    """Open a folder or zip of generated pictures, square and all of one size, as an `ImageDataset`.
+
+    Raises: UserError as of `open_dataset`, or naming the first picture of another size.
+    """
+    files = open_source(source)
+    sizes = {name: files.header(index)[0] for index, name in enumerate(files.names)}
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    for name, (width, height) in sizes.items():
+        if (width, height) != usual or width != height:
+            raise UserError(
+                f"{name} in {source} is {width}x{height}, but samples are square and of one size, here "
+                f"{usual[0]}x{usual[1]}: move it elsewhere"
+            )
+    return open_dataset(source, usual[0])
+
+
 def _check_size(resolution):
     if not isinstance(resolution, int) or resolution < 1:
         raise UserError(f"resolution {resolution!r} is no size in pixels; give a whole number such as 64.")

@@ -1,8 +1,6 @@
-"""Distances of sets of features, in float64 on the features' device: Fréchet, kernel, precision and recall,
-nearest neighbours, and intervals for them.
+"""Distances of sets of features `(N, D)`, tensors or arrays, in float64 on their device; and intervals.
 
-Features are `(N, D)`, tensors or arrays. Every function raises UserError for another shape, sets of different
-dimensions, features that are not finite, and sets too small.
+Every function raises UserError for other shapes, different dimensions, features not finite, sets too small.
 """
 
 from dataclasses import dataclass
@@ -35,6 +33,10 @@ def _matrix(features):
 def _same_dimensions(*sizes):
     if len(set(sizes)) > 1:
         raise UserError(f"features of {sizes} dimensions don't compare; take all from the same network.")
+
+
+def _is_summed(x):  # Moments, or published statistics
+    return hasattr(x, "covariance")
 
 
 def _at_least(least, *counts):
@@ -105,11 +107,11 @@ def frechet_distance(a, b):
     Args:
         a, b: features, or `Moments` (anything with `count`, `mean`, `covariance`); two or more.
     """
-    if not (hasattr(a, "covariance") or hasattr(b, "covariance")):
+    if not (_is_summed(a) or _is_summed(b)):
         a, b = _matrices(2, a, b)
         if min(len(a), len(b)) < a.shape[1]:
             return _frechet_of_few(a, b)
-    a, b = (x if hasattr(x, "covariance") else Moments().update(x) for x in (a, b))
+    a, b = (x if _is_summed(x) else Moments().update(x) for x in (a, b))
     _at_least(2, a.count, b.count)
     _same_dimensions(len(a.mean), len(b.mean))
     if a.count > b.count:
@@ -133,7 +135,7 @@ def _frechet_of_few(a, b):
 def kernel_distance(a, b):
     """Unbiased squared MMD of two sets of features, kernel (x·y / D + 1)³ (Bińkowski et al. 2018).
 
-    Over the full sets, not times 1000. Unbiased means about 0 for equal distributions, at times below.
+    Over the full sets, not times 1000. Unbiased: about 0 for equal distributions, at times below.
     """
     a, b = _matrices(2, a, b)
 
@@ -209,9 +211,8 @@ def precision_recall(real, fake, k=3, block=BLOCK):
         around += inside.sum(0)
         covered += inside.any(1).sum().item()
         recalled += (squares <= reach_fake).any(1).sum().item()
-    precision, density = (around > 0).double().mean().item(), around.sum().item() / (k * len(fake))
-    recall, coverage = recalled / len(real), covered / len(real)
-    return {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    shares = {"precision": (around > 0).double().mean().item(), "recall": recalled / len(real)}
+    return shares | {"density": around.sum().item() / (k * len(fake)), "coverage": covered / len(real)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,12 +273,12 @@ def interval(statistic, real, fake, splits=20, seed=0):
     of equal distributions), true mean covered 86 to 100 %. Bootstrap copies shift FD by up to 23 deviations.
     """
     rng = np.random.default_rng(seed)
-    sets = [x if isinstance(x, (list, Moments)) else _matrix(x) for x in (real, fake)]
-    parts = [1 if isinstance(x, Moments) else len(x) for x in sets]
-    _at_least(8, *parts[isinstance(real, Moments) :])
+    sets = [x if isinstance(x, list) or _is_summed(x) else _matrix(x) for x in (real, fake)]
+    parts = [1 if _is_summed(x) else len(x) for x in sets]
+    _at_least(8, *parts[_is_summed(real) :])
 
     def halves(x):
-        if isinstance(x, Moments):
+        if _is_summed(x):
             return x, x
         return [_part(x, order) for order in np.split(rng.permutation(len(x))[: len(x) // 2 * 2], 2)]
 

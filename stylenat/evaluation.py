@@ -1,86 +1,55 @@
-"""Offline scores FD-lite0@128 and KID-lite0@128: NOT FID, and comparable with this protocol's scores alone.
+"""Scores of generated pictures, none without the protocol that made it.
 
-Features are EfficientNet-Lite0's 1280 pooled channels, from two pinned wheels that carry the weights, so
-nothing is downloaded. Beside each value stand its floor (real against real) and its ceiling (uniform
-noise), at equal counts.
+Metrics on EfficientNet-Lite0 (`-lite0`) need no download: NOT FID, and comparable with this protocol's scores
+alone. At most 1000 pictures a side are scored against two references, a fixed random half of the train split,
+which a memorised copy scores 0 on, and the held-out split. Beside each value stand its floor (real against
+real) and its ceiling (uniform noise) at equal counts.
 
-The train reference is a fixed random half of the train split; a memorised copy of it scores 0. The held-out
-reference was never trained on and shows that.
+The others follow the literature: 50,000 generated pictures against every real one, or against published
+statistics of them.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import itertools
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from stylenat.data import HOLD_OUT_EVERY
-from stylenat.distances import frechet_distance, kernel_distance
+from stylenat.data import HOLD_OUT_EVERY, open_dataset
+from stylenat.distances import Moments, interval, memorisation
 from stylenat.errors import UserError
-from stylenat.features import FEATURE_BATCH, NETWORKS, FeatureNetwork
-from stylenat.sampling import sample_images
+from stylenat.features import FEATURE_BATCH, NETWORKS
+from stylenat.metrics import OFFLINE, Score, parse_metrics
+from stylenat.pictures import Pictures, batched
+from stylenat.progress import progress
+from stylenat.statistics import Statistics
 
-MOST = 1000  # pictures a side: the Fréchet distance of so few is exact and takes seconds
+MOST = 1000  # pictures a side of the offline metrics: their Fréchet distance is exact and takes seconds
 LEAST = 20
-NOT_FID = "NOT FID: compare with scores of this protocol only, never with published numbers"
+PUBLISHED_COUNT = 50_000  # generated pictures of the other metrics, as in the literature
+PARTS = 10  # independent moments of the fakes, for the interval
+HALVINGS = {True: 20, False: 8}  # of the interval, for offline metrics and for the others
+
+_KEPT = {}  # the last few references: training scores itself again and again
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A distance between two sets of features; `key` names it in results, `title` in tables."""
-
-    key: str
-    title: str
-    distance: Callable  # (N, D), (M, D) → float
-    network: FeatureNetwork = NETWORKS["lite0"]
-
-
-METRICS = {
-    "fd-lite0": Metric("fd_lite0_128", "FD-lite0@128", frechet_distance),
-    "kid-lite0": Metric("kid_lite0_128", "KID-lite0@128", kernel_distance),
-}
+def _kept(make, dataset, network, device, *more):
+    key = (make, dataset.manifest, dataset.resolution, network, str(device), *more)
+    if key not in _KEPT:
+        while len(_KEPT) >= 4:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = make(dataset, network, device, *more)
+    return _KEPT[key]
 
 
-def _metrics(names):
-    names = (names,) if isinstance(names, str) else tuple(names)
-    allowed = ", ".join(METRICS)
-    for name in names:
-        if name == "fid":
-            raise UserError(
-                f"metric 'fid' is not built yet; choose from {allowed}, which need no download; fd-lite0 is "
-                "NOT FID and can't be compared with published numbers."
-            )
-        if name not in METRICS:
-            raise UserError(f"metric {name!r} is unknown; choose from {allowed}.")
-    if not names:
-        raise UserError(f"no metric was given; choose from {allowed}.")
-    return [METRICS[name] for name in names]
+def _rows(metric, real, fake):
+    """`{column: {"value", "error", "low", "high"}}`, the 95 % interval by split halves."""
+    found = interval(metric.statistic, real, fake, HALVINGS[metric.small])
+    found = found if isinstance(found, dict) else {metric.columns[0]: found}
+    return {column: asdict(entry) for column, entry in found.items()}
 
 
-@dataclass(frozen=True)
-class Score:
-    """Values by key, each `{"value", "floor", "ceiling"}`, and the protocol that gives them a meaning."""
-
-    values: dict
-    protocol: dict
-
-    def to_dict(self):
-        """Plain dicts, lists, strings and numbers, ready for JSON."""
-        return asdict(self)
-
-    def __str__(self):
-        dataset, references = self.protocol["dataset"], self.protocol["references"]
-        lines = [
-            f"{dataset['name']} {dataset['resolution']}x{dataset['resolution']}, {self.protocol['network']}",
-            NOT_FID,
-            f"{'':23}{'value':>12}{'floor':>12}{'ceiling':>12}{'pictures':>12}",
-        ]
-        for metric in map(METRICS.get, self.protocol["metrics"]):
-            for split, reference in references.items():
-                row = self.values[f"{metric.key}_{split}"]
-                columns = "".join(f"{row[column]:12.4g}" for column in ("value", "floor", "ceiling"))
-                lines.append(f"{f'{metric.title} {split}':23}{columns}{reference['n_real']:12}")
-        return "\n".join(lines)
+# Offline metrics
 
 
 def _sizes(dataset):
@@ -105,105 +74,205 @@ class _References:
             pictures = dataset.with_split(split)
             # One order for every run and seed: the reference must not move.
             chosen = np.random.default_rng(0).permutation(len(pictures))[:count]
-            return network.features((pictures.stack(part) for part in _parts(chosen)), device)
+            return network.features((pictures.stack(part) for part in batched(chosen)), device)
 
         real = of_split("train", 2 * n)
         self.real = {"train": real[:n], "heldout": of_split("heldout", m)}
         self.other_real = {"train": real[n:], "heldout": real[:m]}
         rng, shape = np.random.default_rng(0), (3, dataset.resolution, dataset.resolution)
-        noise = (rng.integers(256, size=(len(part), *shape), dtype=np.uint8) for part in _parts(range(n)))
+        noise = (rng.integers(256, size=(len(part), *shape), dtype=np.uint8) for part in batched(range(n)))
         self.noise = network.features(map(torch.from_numpy, noise), device)
         self._limits = {}
 
-    def row(self, metric, split, fakes):
-        """Value of the first fakes against the reference `split`, its floor and its ceiling."""
+    def rows(self, metric, split, fakes):
+        """Rows of the first fakes against the reference `split`, with floor and ceiling."""
         real, count = self.real[split], self.sizes[split]
-        if (metric.key, split) not in self._limits:
+        if (metric, split) not in self._limits:
             others = self.other_real[split], self.noise[:count]
-            self._limits[metric.key, split] = [metric.distance(real, other) for other in others]
-        floor, ceiling = self._limits[metric.key, split]
-        return {"value": metric.distance(real, fakes[:count]), "floor": floor, "ceiling": ceiling}
+            limits = [metric.statistic(real, other) for other in others]
+            self._limits[metric, split] = [
+                limit if isinstance(limit, dict) else {metric.columns[0]: limit} for limit in limits
+            ]
+        floor, ceiling = self._limits[metric, split]
+        return {
+            column: row | {"floor": floor[column], "ceiling": ceiling[column]}
+            for column, row in _rows(metric, real, fakes[:count]).items()
+        }
 
 
-def _parts(items):
-    return [items[first : first + FEATURE_BATCH] for first in range(0, len(items), FEATURE_BATCH)]
+def _score_offline(metrics, pictures, dataset, networks):
+    sizes, values, own = _sizes(dataset), {}, {}
+    for network in {metric.network for metric in metrics.values()}:
+        references = _kept(_References, dataset, networks[network], pictures.device)
+        fakes = networks[network].features(pictures.batches(sizes["train"]), pictures.device)
+        for name, metric in metrics.items():
+            rows = {split: references.rows(metric, split, fakes) for split in sizes}
+            for column in metric.columns:
+                values |= {f"{metric.key(column)}_{split}": rows[split][column] for split in sizes}
+            own[name] = {
+                "note": metric.note,
+                "statistic": metric.definition,
+                **networks[network].protocol(),
+                "interval": f"95 %, {HALVINGS[metric.small]} split halves of real and generated pictures",
+                "references": {
+                    split: {"split": split, "chosen": chosen, "n_real": sizes[split], "n_fake": sizes[split]}
+                    for split, chosen in (("train", "fixed random half"), ("heldout", "fixed random order"))
+                },
+            }
+    return values, own
 
 
-_KEPT = {}  # the last few references: training scores itself again and again
+# The literature's metrics
 
 
-def _references(dataset, network, device):
-    key = (dataset.manifest, dataset.resolution, network, str(device))
-    if key not in _KEPT:
-        while len(_KEPT) >= 4:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = _References(dataset, network, device)
-    return _KEPT[key]
+def _real_features(dataset, network, device, keep):
+    """Features of every real picture, or their `Moments`."""
+    everything = dataset.with_split("all")
+    stream = network.stream((everything.stack(part) for part in batched(range(len(everything)))), device)
+    stream = progress(stream, total=-(-len(everything) // FEATURE_BATCH), unit="batch", desc="real pictures")
+    if keep:
+        return torch.cat(list(stream))
+    moments = Moments()
+    for features in stream:
+        moments.update(features)
+    return moments
 
 
-def _check_pictures(pictures, resolution, count):
-    """Refuses generated pictures that are not `count` or more of uint8 `(3, R, R)`."""
-    shape = (3, resolution, resolution)
-    if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != shape or len(pictures) < count:
-        raise UserError(
-            f"pictures to score are {pictures.dtype} {tuple(pictures.shape)}; this dataset needs torch.uint8 "
-            f"({count} or more, 3, {resolution}, {resolution})."
+def _score_as_published(metrics, pictures, dataset, networks, count):
+    known = isinstance(dataset, Statistics)
+    few = not known and max(len(dataset.with_split("all")), count) <= MOST
+    names = list(dict.fromkeys(metric.network for metric in metrics.values()))
+    # Of many pictures features are kept only for metrics that need them; the others sum them up.
+    keep = {n: few or not all(m.moments for m in metrics.values() if m.network == n) for n in names}
+    real = {
+        name: dataset.of(networks[name], keep[name])
+        if known
+        else _kept(_real_features, dataset, networks[name], pictures.device, keep[name])
+        for name in names
+    }
+    fakes = _fake_features(pictures, count, {name: networks[name] for name in names}, keep)
+    values, own = {}, {}
+    for name, metric in metrics.items():
+        theirs, ours = real[metric.network], fakes[metric.network]
+        if metric.moments and not few and isinstance(theirs, torch.Tensor):
+            theirs = Moments().update(theirs)
+        values |= {metric.key(column): row for column, row in _rows(metric, theirs, ours).items()}
+        halved = "real and generated" if isinstance(theirs, torch.Tensor) else "generated"
+        reference = (
+            dataset.reference() if known else {"split": "all", "n_real": len(dataset.with_split("all"))}
         )
+        own[name] = {
+            "note": metric.note,
+            "statistic": metric.definition,
+            **networks[metric.network].protocol(),
+            "interval": f"95 %, {HALVINGS[metric.small]} split halves of {halved} pictures",
+            "references": {"all": reference | {"n_fake": count}},
+        }
+    return values, own
 
 
-def evaluate(generator, dataset, metric=("fd-lite0", "kid-lite0"), *, seed=0, batch_size=32):
-    """Score a generator's pictures, without truncation, against both splits of `dataset`.
+def _fake_features(pictures, count, networks, keep):
+    """By network: features of the pictures, or a list of `PARTS` moments; pictures are made once for all."""
+    copies = itertools.tee(pictures.batches(count), len(networks))
+    streams = [
+        n.stream(batches, pictures.device) for n, batches in zip(networks.values(), copies, strict=True)
+    ]
+    summed = {name: not keep[name] and count >= PARTS * FEATURE_BATCH for name in networks}
+    found = {name: [] for name in networks}
+    for i, parts in enumerate(zip(*streams, strict=True)):
+        for name, features in zip(networks, parts, strict=True):
+            if not summed[name]:
+                found[name].append(features)
+            elif i < PARTS:
+                found[name].append(Moments().update(features))
+            else:
+                found[name][i % PARTS].update(features)
+    return {name: parts if summed[name] else torch.cat(parts) for name, parts in found.items()}
+
+
+def evaluate(
+    source,
+    dataset,
+    metric=OFFLINE,
+    *,
+    seed=0,
+    truncation_psi=1.0,
+    count=None,
+    batch_size=32,
+    networks=NETWORKS,
+):
+    """Score generated pictures against real ones.
 
     Args:
-        generator: a generator, scored by its pictures of seeds `seed * 10**6 + i`, or uint8 `(N, 3, R, R)`.
-        dataset: an `ImageDataset` of the same resolution, whichever its split.
-        metric: one or several of `METRICS`.
-        batch_size: pictures generated at once; it does not touch the score.
+        source: a generator, an `ImageDataset` of generated pictures, or uint8 `(N, 3, R, R)`.
+        dataset: the real pictures, an `ImageDataset` of the same resolution, whichever its split; for
+            Fréchet distances also `Statistics`.
+        metric: names of `METRICS`, a sequence or with commas between.
+        seed, truncation_psi, batch_size: see `Pictures`; the batches do not touch the score.
+        count: generated pictures for metrics that are not offline; default 50,000, or all that were given.
+        networks: the feature networks; `FeatureNetwork.with_weights` makes one with other weights.
 
-    Returns: a `Score` with the keys `fd_lite0_128_train`, `fd_lite0_128_heldout`, and so on.
+    Returns: a `Score`.
 
-    Raises: UserError for an unknown metric, another resolution, fewer than 100 real or too few generated
-        pictures, a missing wheel, altered weights.
+    Raises: UserError for an unknown metric, another resolution, too few real or generated pictures, weights
+        that are missing or altered; all before any picture is made.
     """
-    metrics, sizes = _metrics(metric), _sizes(dataset)
-    given = isinstance(generator, torch.Tensor)
-    if given:
-        _check_pictures(generator, dataset.resolution, sizes["train"])
-    elif generator.resolution != dataset.resolution:
-        raise UserError(
-            f"the generator's resolution {generator.resolution} is not the dataset's {dataset.resolution}; "
-            f"open the dataset at {generator.resolution}."
-        )
-    device = generator.device if given else next(generator.parameters()).device
-    references = {m.network: _references(dataset, m.network, device) for m in metrics}
-    seeds = range(seed * 10**6, seed * 10**6 + sizes["train"])
-    pictures = generator if given else sample_images(generator, seeds, batch_size=batch_size)
-    fakes = {network: network.features(_parts(pictures[: sizes["train"]]), device) for network in references}
-    values = {
-        f"{m.key}_{split}": references[m.network].row(m, split, fakes[m.network])
-        for m in metrics
-        for split in sizes
-    }
-    return Score(values, _protocol(metrics, dataset, sizes, device, None if given else seed))
-
-
-def _protocol(metrics, dataset, sizes, device, seed):
-    """Everything a score depends on; `seed` is None for pictures that were handed in."""
-    n = sizes["train"]
-    return {
-        "metrics": [name for name, metric in METRICS.items() if metric in metrics],
-        "note": NOT_FID,
-        **metrics[0].network.protocol(),
-        "device": str(device),
-        "dataset": {"name": dataset.name, "manifest": dataset.manifest, "resolution": dataset.resolution},
-        "references": {
-            "train": {"split": "train", "chosen": "fixed random half", "n_real": n, "n_fake": n},
-            "heldout": {"split": "heldout", "n_real": sizes["heldout"], "n_fake": sizes["heldout"]},
-        },
+    metrics = parse_metrics(metric)
+    pictures = Pictures(source, seed, truncation_psi, batch_size)
+    offline = {name: m for name, m in metrics.items() if m.small}
+    published = {name: m for name, m in metrics.items() if not m.small}
+    statistics = isinstance(dataset, Statistics)
+    if statistics and offline:
+        raise UserError(f"{next(iter(offline))} needs real pictures, not {dataset.name}: give their folder")
+    counts = [_sizes(dataset)["train"]] if offline else []
+    if published:
+        counts.append(count or pictures.available or PUBLISHED_COUNT)
+        if counts[-1] < LEAST:
+            raise UserError(f"{counts[-1]} generated pictures are too few to score: give {LEAST} or more")
+    pictures.check(max(counts), pictures.resolution if statistics else dataset.resolution)
+    for name in {m.network for m in metrics.values()}:
+        networks[name].load()
+    values, own = {}, {}
+    for found, protocols in (
+        _score_offline(offline, pictures, dataset, networks) if offline else ({}, {}),
+        _score_as_published(published, pictures, dataset, networks, counts[-1]) if published else ({}, {}),
+    ):
+        values |= found
+        own |= protocols
+    reference = {"name": dataset.name, "manifest": dataset.manifest, "resolution": pictures.resolution}
+    protocol = {
+        "dataset": reference,
+        **pictures.protocol(max(counts)),
         "flips": False,
-        "generated": "pictures handed in"
-        if seed is None
-        else f"seeds {seed * 10**6} to {seed * 10**6 + n - 1}",
-        "seed": seed,
-        "truncation_psi": None if seed is None else 1.0,
+        "device": str(pictures.device),
+        "metrics": {name: own[name] for name in metrics},
     }
+    return Score(values, protocol)
+
+
+def nearest_training_pictures(source, dataset, *, count=None, neighbours=3, seed=0, networks=NETWORKS):
+    """Do generated pictures copy the training set? The `Memorisation` of some, on lite0's features.
+
+    Args:
+        source, dataset, seed: as of `evaluate`.
+        count: generated pictures; default: as many as are held out, at most 1000.
+
+    Returns: the `Memorisation`, whose indices are positions in the train split, and the pictures, uint8
+        `(count, 3, R, R)`.
+    """
+    network, pictures = networks["lite0"], Pictures(source, seed)
+    splits = {split: dataset.with_split(split) for split in ("train", "heldout")}
+    count = count or min(_sizes(dataset)["heldout"], MOST)
+    pictures.check(count, dataset.resolution)
+    made = torch.cat(list(pictures.batches(count)))
+    real = (
+        network.features((part.stack(chosen) for chosen in batched(range(len(part)))), pictures.device)
+        for part in splits.values()
+    )
+    fakes = network.features(made.split(FEATURE_BATCH), pictures.device)
+    return memorisation(*real, fakes, neighbours), made
+
+
+def open_reference(path, resolution):
+    """Real pictures or their statistics: `"noto-faces"`, a folder or zip, or clean-fid's `.npz`."""
+    return Statistics.open(path) if str(path).endswith(".npz") else open_dataset(path, resolution)

@@ -4,7 +4,7 @@ import pandas as pd
 
 from stylenat.data import open_dataset
 from stylenat.errors import UserError
-from stylenat.evaluation import evaluate
+from stylenat.evaluation import evaluate, nearest_training_pictures
 from stylenat.images import picture_grid, save_png
 from stylenat.partition import HeadPartition, format_partitions, split_heads
 from stylenat.paths import write_atomically
@@ -18,8 +18,9 @@ from stylenat.training import pick_device, train
 def score_run(run, device=None, *, history=True, **extra):
     """Score every snapshot of a `Run` and write its record under `results/runs/<run id>/`.
 
-    The record is `result.json` (the last snapshot's score, the history of all, configuration and provenance,
-    and the entries of `extra`), `metrics.csv` (the training log) and `samples.png` (seeds 0 … 63).
+    The record is `result.json` (the last snapshot's score and memorisation, the history of all, configuration
+    and provenance, and the entries of `extra`), `metrics.csv` (the training log) and `samples.png` (seeds
+    0 … 63).
 
     Args:
         device: where pictures are generated and scored. Default: the GPU where there is one.
@@ -46,6 +47,7 @@ def score_run(run, device=None, *, history=True, **extra):
         generator = run.generator(nimg).to(device)
         score = evaluate(generator, dataset)
         scored.append({"nimg": nimg, "seconds": elapsed[nimg], **score.values})
+    copies, _ = nearest_training_pictures(generator, dataset)
     described = ("name", "resolution", "manifest")
     record = {
         "run_id": run.id,
@@ -59,6 +61,7 @@ def score_run(run, device=None, *, history=True, **extra):
         "dataset": {name: getattr(dataset, name) for name in described} | {"split": "train"},
         "score": score.to_dict(),
         "history": scored,
+        "memorisation": {"share": copies.share, "expected": copies.expected, "error": copies.error},
         "parameters": {
             "generator": _parameters(generator),
             "discriminator": _parameters(config.build_discriminator()),

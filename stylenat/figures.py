@@ -12,12 +12,24 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from stylenat.attention import receptive_field
-from stylenat.gallery import GREY, WIDTH, attention_figure, head_parts, sample_grid, truncation_sweep
+from stylenat.data import open_dataset
+from stylenat.evaluation import nearest_training_pictures
+from stylenat.gallery import (
+    GREY,
+    WIDTH,
+    attention_figure,
+    head_parts,
+    neighbours_figure,
+    sample_grid,
+    truncation_sweep,
+)
+from stylenat.metrics import TITLES
 from stylenat.paths import workspace, write_atomically
 from stylenat.presets import get_config
 from stylenat.pretrained import load_generator
 from stylenat.records import load_runs
-from stylenat.results import TITLES, published, variant
+from stylenat.results import published, variant
+from stylenat.sources import BUNDLED
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the pale yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -85,7 +97,7 @@ def training_curves(metrics, history):
     for key, colour, marker in zip(shown, COLOURS, "os^D", strict=False):
         rows = [row for row in history if key in row]
         values = [row[key]["value"] for row in rows]
-        label = TITLES[key].split(", ")[1]
+        label = TITLES[key][0].split(", ")[1]
         right.plot(
             [row["nimg"] for row in rows], values, color=colour, marker=marker, markersize=4, label=label
         )
@@ -217,7 +229,7 @@ def _points(axes, variants, key):
         values = [record["score"]["values"][key]["value"] for record in group]
         axes.plot([i] * len(values), values, "o", color=COLOURS[i % len(COLOURS)], markersize=7, alpha=0.8)
     axes.axhline(group[0]["score"]["values"][key]["floor"], color=GREY, linewidth=1, dashes=(4, 3))
-    title, split = TITLES[key].split(", ")
+    title, split = TITLES[key][0].split(", ")
     axes.set_title(f"{title}\n{split}", fontsize=9, loc="left")
     axes.set_xticks(range(len(variants)), list(variants), fontsize=8, rotation=20 if len(variants) > 2 else 0)
     axes.set(xlim=(-0.6, len(variants) - 0.4))
@@ -229,7 +241,10 @@ def _points(axes, variants, key):
 def _model_figures(generator):
     """The figures of the bundled model."""
     queries = {"query on an eye": (7, 5), "query in the corner": (0, 0)}
+    dataset = open_dataset(BUNDLED, generator.resolution)
+    found, samples = nearest_training_pictures(generator, dataset)
     return [
+        save(neighbours_figure(samples, found, dataset.with_split("train")), "neighbours"),
         save(truncation_sweep(generator, range(4)), "truncation"),
         save(attention_figure(generator, 1, 16, queries, truncation_psi=0.7), "attention_maps"),
     ]

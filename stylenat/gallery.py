@@ -78,6 +78,24 @@ def truncation_sweep(generator, seeds, psis=(0, 0.25, 0.5, 0.7, 0.85, 1, 1.5)):
     return _labelled(_render(generator, w), columns, [f"seed {seed}" for seed in seeds])[0]
 
 
+def neighbours_figure(pictures, found, train, rows=6):
+    """The samples that are nearest to the training set, a row each, and their nearest training pictures.
+
+    Args:
+        pictures: samples, uint8 `(N, 3, R, R)`.
+        found: their `Memorisation`.
+        train: the training split, an `ImageDataset`.
+    """
+    order = found.distances[:, 0].argsort()[:rows]
+    neighbours = found.indices.shape[1]
+    near = train.stack(found.indices[order].flatten().tolist()).unflatten(0, (-1, neighbours))
+    sheet = torch.cat([pictures[order][:, None], near], dim=1).flatten(0, 1)
+    columns = ["sample", *(f"training picture {i + 1}" for i in range(neighbours))]
+    figure, axes, _ = _labelled(sheet, columns, [f"{d:.1f}" for d in found.distances[order, 0]])
+    axes.set_ylabel("distance to the nearest, in features")
+    return figure
+
+
 def mixing_grid(generator, coarse_seeds, fine_seeds, level, *, truncation_psi=1.0):
     """Style mixing (StyleGAN, figure 3): the styles below `level` of a row's seed, the others of a column's.
 

@@ -132,6 +132,8 @@ def _open_safetensors(path):
         known = Checkpoint(path, {}, facts={"source": path.name, "layout": "safetensors"})
     name = path.stem if path.stem in known.networks else "g_ema"
     facts = known.facts | ({"nimg": int(path.stem)} if path.stem.isdigit() else {})
+    if path.stem == "best" and known.networks and (best := Run(path.parent.parent).best()):
+        facts["nimg"] = best["nimg"]
     return Checkpoint(path, {name: lambda: load_tensors(path)}, known.levels, facts)
 
 

@@ -6,17 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from stylenat.errors import UserError
-from stylenat.evaluation import METRICS
+from stylenat.metrics import TITLES
 from stylenat.paths import workspace, write_atomically
 from stylenat.records import load_runs
 
-TITLES = {
-    f"{metric.key}_{split}": f"{metric.title}, {told}"
-    for metric in METRICS.values()
-    for split, told in (("train", "train"), ("heldout", "held-out"))
-}
-# What may differ within a column: where a score was computed, and which others were computed with it.
-INCIDENTAL = ("device", "versions", "metrics")
+# What may differ within a column: where and with which versions a score was computed.
+INCIDENTAL = ("device", "versions")
 PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results/paper.csv
     "FFHQ-256 FID": ("fid", "FFHQ", 256),
     "FFHQ-512 FID": ("fid", "FFHQ", 512),
@@ -26,6 +21,11 @@ PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results
     "parameters, 1024 (M)": ("parameters", "FFHQ", 1024),
     "imgs/s, 256": ("throughput", "FFHQ", 256),
 }
+PARTS = ("error", "low", "high", "floor", "ceiling")  # what a value may come with
+MEMORISED = (
+    "Memorised: share of samples nearer to a training picture than all but 5 % of held-out pictures are; "
+    "poor samples are never that near."
+)
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -39,6 +39,21 @@ def published():
 def variant(record):
     """What an ablation run varies, in a word or two."""
     return record["ablation"].get("variant") or re.sub(r"^ablation-|-seed-?\d+$", "", record["run_id"])
+
+
+def memorised(record):
+    """What a record's memorisation means, in plain words."""
+    found = record["memorisation"]
+    usual, error = found["expected"], found["error"]
+    verdict = (
+        "More than chance gives: look for copies among the nearest neighbours."
+        if found["share"] > usual + 2 * error
+        else "No sign of copies; but poor samples are far from every picture, whatever they learned from."
+    )
+    return (
+        f"{found['share']:.1%} of samples are nearer to a training picture than all but 5 % of held-out "
+        f"pictures are; without copies {usual:.1%} ± {error:.1%} would be. {verdict}"
+    )
 
 
 def _groups(records):
@@ -63,28 +78,36 @@ def _flat(entry, prefix=""):
     return {k: v for key, value in entry.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
 
 
+def _protocol(record, metric):
+    """All that a metric's values depend on in a record, flat."""
+    protocol = record["score"]["protocol"]
+    own = {k: v for k, v in protocol.items() if k != "metrics"} | protocol["metrics"][metric]
+    flat = _flat({k: v for k, v in own.items() if k not in INCIDENTAL})
+    return flat | {"manifest": record["dataset"].get("manifest")}
+
+
 def _check_same_protocol(one, other):
-    a, b = (
-        _flat({k: v for k, v in record["score"]["protocol"].items() if k not in INCIDENTAL})
-        | {"manifest": record["dataset"].get("manifest")}
-        for record in (one, other)
-    )
-    for field in sorted(a.keys() | b.keys()):
-        if a.get(field) != b.get(field):
-            raise UserError(
-                f"runs {one['run_id']} and {other['run_id']} cannot share a column: {field} is "
-                f"{a.get(field)!r} and {b.get(field)!r}; score both by one protocol, or remove one"
-            )
+    """A column holds the values of one metric: compares what two records tell of each that both have."""
+    metrics = (record["score"]["protocol"]["metrics"] for record in (one, other))
+    for metric in sorted(set.intersection(*map(set, metrics))):
+        a, b = _protocol(one, metric), _protocol(other, metric)
+        for field in sorted(a.keys() | b.keys()):
+            if a.get(field) != b.get(field):
+                raise UserError(
+                    f"{metric} of runs {one['run_id']} and {other['run_id']} cannot share a column: {field} "
+                    f"is {a.get(field)!r} and {b.get(field)!r}; score both by one protocol, or remove one"
+                )
 
 
 def _scores(record):
-    """`{metric, metric_floor, metric_ceiling: number}` of one record, raw."""
+    """`{key: number, key_error: number, …}` of one record, raw."""
     values = record["score"]["values"] if record["score"] else {}
     return {
-        key if part == "value" else f"{key}_{part}": values[key].get(part)
+        key if part == "value" else f"{key}_{part}": values[key][part]
         for key in (*TITLES, *sorted(values.keys() - TITLES.keys()))
         if key in values
-        for part in ("value", "floor", "ceiling")
+        for part in ("value", *PARTS)
+        if part in values[key]
     }
 
 
@@ -112,6 +135,7 @@ def _row(record):
         "commit": record.get("commit"),
         "dirty": record.get("dirty"),
         **_scores(record),
+        **{f"memorised_{part}": value for part, value in record.get("memorisation", {}).items()},
     }
 
 
@@ -131,28 +155,45 @@ def _markdown(rows):
 
 
 def _score_cells(group):
-    """Per record the Markdown cells "value (floor – ceiling)", for the metrics anyone in the group has."""
-    rows = [_scores(record) for record in group]
-    keys = list(dict.fromkeys(k for row in rows for k in row if not k.endswith(("_floor", "_ceiling"))))
+    """Per record the Markdown cells "value ± error (floor – ceiling)", for the metrics anyone there has."""
+    scored = [record["score"]["values"] if record["score"] else {} for record in group]
+    keys = [*TITLES, *sorted({key for values in scored for key in values} - TITLES.keys())]
+    keys = [key for key in keys if any(key in values for values in scored)]
 
-    def cell(row, key):
-        value, floor, ceiling = (_number(row.get(k)) for k in (key, f"{key}_floor", f"{key}_ceiling"))
-        return f"{value} ({floor} – {ceiling})" if key in row else value
+    def cell(row):
+        text = _number(row.get("value"))
+        if "error" in row:
+            text += f" ± {_number(row['error'], 2)}"
+        if "floor" in row:
+            text += f" ({_number(row['floor'])} – {_number(row['ceiling'])})"
+        return text
 
-    return [{f"{TITLES.get(key, key)} ↓": cell(row, key) for key in keys} for row in rows]
+    titles = {key: " ".join(TITLES.get(key, (key,))) for key in keys}
+    return [{titles[key]: cell(values.get(key, {})) for key in keys} for values in scored]
+
+
+def _percent(record, part):
+    return f"{record['memorisation'][part]:.1%}" if "memorisation" in record else "–"
 
 
 def _heading(title, key, group):
     text = f"### {title}: {key[0]}, {key[1]} × {key[1]}\n\n"
-    protocol = next((record["score"]["protocol"] for record in group if record["score"]), None)
-    if protocol is None:
-        return text
-    counts = ", ".join(
-        f"{split} {entry['n_real']}" for split, entry in sorted(protocol["references"].items(), reverse=True)
+    protocols = [record["score"]["protocol"] for record in group if record["score"]]
+    told = dict.fromkeys(
+        f"{own['note']}. {own['network']}; real and generated pictures: {_counts(own)}; {each['generated']}."
+        for each in protocols
+        for own in each["metrics"].values()
     )
-    return (
-        f"{text}{protocol['note']}. {protocol['network']}; pictures a side: {counts}; "
-        f"{protocol['generated']}. In brackets: floor (real against real) – ceiling (noise).\n\n"
+    if not told:
+        return text
+    legend = "±: standard error. In brackets: floor (real against real) – ceiling (noise)."
+    return f"{text}{' '.join(told)} {legend}\n\n"
+
+
+def _counts(protocol):
+    return ", ".join(
+        f"{split} {entry['n_real'] or 'as published'} and {entry['n_fake']}"
+        for split, entry in sorted(protocol["references"].items(), reverse=True)
     )
 
 
@@ -168,10 +209,12 @@ def _runs_tables(records):
                 "device": f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}",
                 "parameters G": f"{record['parameters']['generator']:,}",
                 **cells,
+                "memorised": _percent(record, "share"),
+                "without copies": f"{_percent(record, 'expected')} ± {_percent(record, 'error')}",
             }
             for record, cells in zip(group, _score_cells(group), strict=True)
         ]
-        text += ("\n" if text else "") + _heading("Runs", key, group) + _markdown(rows)
+        text += ("\n" if text else "") + _heading("Runs", key, group) + f"{MEMORISED}\n\n" + _markdown(rows)
     return _frame([_row(record) for record in records]), text
 
 

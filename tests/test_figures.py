@@ -133,13 +133,13 @@ def test_the_bundled_model_adds_its_figures(room, monkeypatch):  # noqa: F811
     assert "truncation.png" not in {path.name for path in figures.build_figures()}
     model.mkdir(parents=True)
     assert {path.name for path in figures.build_figures()} == {
-        "bubble_chart.png", "receptive_fields.png", "truncation.png", "attention_maps.png",
+        "bubble_chart.png", "receptive_fields.png", "neighbours.png", "truncation.png", "attention_maps.png",
     }  # fmt: skip
 
 
 def small_generator():
-    partitions = tuple(map(parse_partitions, ("2x3@1", "1x3@1,1x3@2", "1x3@1,1x3@4")))
-    return Generator((8, 8, 8), partitions, latent_dim=8, mapping_depth=1).eval()
+    partitions = tuple(map(parse_partitions, ("2x3@1", "1x3@1,1x3@2", "1x3@1,1x3@4", "1x3@1,1x3@8")))
+    return Generator((8, 8, 8, 8), partitions, latent_dim=8, mapping_depth=1).eval()
 
 
 def test_all_figures_come_from_results_alone(room):  # noqa: F811

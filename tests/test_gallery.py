@@ -9,9 +9,11 @@ from PIL import Image
 
 from stylenat import figures, gallery
 from stylenat.attention_maps import attention_maps, by_partition
+from stylenat.data import open_dataset
+from stylenat.distances import Memorisation
 from stylenat.errors import UserError
 from stylenat.generator import Generator
-from stylenat.images import enlarge, picture_grid, save_gif
+from stylenat.images import enlarge, picture_grid, save_gif, save_png
 from stylenat.partition import HeadPartition, ShiftedWindows, parse_partitions
 from stylenat.sampling import interpolate, mix_styles, render, sample_images, styles
 
@@ -101,6 +103,23 @@ def test_the_mixing_grid_shows_sources_and_mixes(generator):
     assert labels(axes.yaxis) == ["", "seed 1", "seed 2"]
     assert axes.get_xlabel() == "fine styles, from 8 × 8 on, from …"
     assert axes.get_ylabel() == "coarse styles from …"
+
+
+def test_the_neighbours_figure_shows_the_nearest_pairs_first(tmp_path):
+    real, made = make_pictures(9), make_pictures(5)
+    for i, picture in enumerate(real):
+        save_png(tmp_path / f"{i}.png", picture)
+    distances = torch.tensor([[3.0, 4], [1, 2], [5, 6], [2, 3], [4, 4]])
+    indices = torch.tensor([[0, 1], [8, 2], [3, 4], [5, 6], [7, 7]])
+    found = Memorisation(indices, distances, share=0.0, expected=0.05, error=0.1)
+    figure = gallery.neighbours_figure(made, found, open_dataset(tmp_path, 8), rows=3)
+    shown = cells(figure, 8, 3)
+    rows = [(1, 8, 2), (3, 5, 6), (0, 0, 1)]
+    for row, (sample, *near) in zip(shown.split(3), rows, strict=True):
+        assert torch.equal(row, torch.cat([made[sample][None], real[near]]))
+    axes = figure.axes[0]
+    assert labels(axes.yaxis) == ["1.0", "2.0", "3.0"] and "distance" in axes.get_ylabel()
+    assert labels(axes.xaxis) == ["sample", "training picture 1", "training picture 2"]
 
 
 def test_the_interpolation_strip_has_a_row_for_each_space(generator):

@@ -23,8 +23,9 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors", "paths", "images", "progress", "records", "partition", "attention", "layers", "generator",
     "sampling", "attention_maps", "discriminator", "presets", "checkpoint", "published", "pretrained",
-    "sources", "conversion", "data", "objective", "augment", "training", "distances", "weights", "features",
-    "projection", "evaluation", "experiment", "results", "gallery", "figures", "notebook", "__main__",
+    "sources", "data", "distances", "weights", "features", "metrics", "statistics", "conversion",
+    "projection", "pictures", "evaluation", "objective", "augment", "training", "experiment", "results",
+    "gallery", "figures", "notebook", "__main__",
 ]
 # fmt: on
 MODULES = sorted((ROOT / "stylenat").rglob("*.py"))

