@@ -12,7 +12,7 @@ import torch
 
 from stylenat.checkpoint import Run
 from stylenat.conversion import convert
-from stylenat.data import check, open_samples
+from stylenat.data import check
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate, open_reference
 from stylenat.experiment import score_run
@@ -21,8 +21,9 @@ from stylenat.figures import build_figures
 from stylenat.images import picture_grid, save_gif, save_png
 from stylenat.metrics import METRICS, OFFLINE, Score
 from stylenat.paths import write_atomically
+from stylenat.pictures import open_pictures
 from stylenat.presets import PRESETS, get_config, parse_overrides
-from stylenat.pretrained import CARD, load_generator
+from stylenat.pretrained import load_generator
 from stylenat.progress import progress
 from stylenat.records import load_runs
 from stylenat.results import memorised, update_readme
@@ -39,35 +40,43 @@ def _train(arguments):
 
 
 def _evaluate(arguments):
-    if not arguments.metric and not arguments.data:  # a run of ours, as it was trained
-        record = score_run(Run.open(arguments.source, arguments.out), arguments.device)
-        print(Score(**record["score"]))
-        print(memorised(record))
-        return
-    score = evaluate(
-        *_to_score(arguments),
-        arguments.metric or OFFLINE,
-        seed=arguments.seed,
-        truncation_psi=arguments.psi,
-        count=arguments.count,
-        networks=_networks(arguments),
-    )
-    print(score)
+    networks, more = _networks(arguments), []
+    if arguments.data:
+        scored = open_pictures(arguments.source, pick_device(arguments.device))
+        score = evaluate(
+            scored,
+            open_reference(arguments.data, scored.resolution),
+            arguments.metric or OFFLINE,
+            seed=arguments.seed,
+            truncation_psi=arguments.psi,
+            count=arguments.count,
+            networks=networks,
+        )
+    else:
+        run = _run_to_score(arguments)
+        record = score_run(
+            run, arguments.device, metrics=arguments.metric or (), count=arguments.count, networks=networks
+        )
+        score, more = Score(**record["score"]), [memorised(**record["memorisation"])]
+    print(score, *more, sep="\n")
     if arguments.json:
         write_atomically(Path(arguments.json), json.dumps(score.to_dict(), indent=1) + "\n")
 
 
-def _to_score(arguments):
-    """What is to be scored, and the real pictures."""
-    source = Path(arguments.source).expanduser()
-    model = any((source / name).is_file() for name in (CARD, "config.json"))
-    if source.suffix == ".zip" or (source.is_dir() and not model):
-        scored = open_samples(source)
-    else:
-        scored = load_generator(arguments.source).to(pick_device(arguments.device))
-    if not arguments.data:
-        raise UserError(f"no real pictures to score {source} against: give --data, such as --data {BUNDLED}")
-    return scored, open_reference(arguments.data, scored.resolution)
+def _run_to_score(arguments):
+    source = arguments.source
+    try:
+        run = Run.open(source, arguments.out)
+    except UserError:
+        if not Path(source).expanduser().exists():
+            raise
+        raise UserError(f"{source} is no run: give the real pictures, such as --data {BUNDLED}") from None
+    if (arguments.seed, arguments.psi) != (0, 1):
+        raise UserError(
+            f"runs are recorded at seed 0 and psi 1, not {arguments.seed} and {arguments.psi:g}: give --data "
+            "to score without a record"
+        )
+    return run
 
 
 def _networks(arguments):

@@ -181,9 +181,12 @@ def _score(score):
         for key, row in score["values"].items()
     ]
     protocol = score["protocol"]
-    notes = dict.fromkeys(f"{own['note']}. {own['network']}" for own in protocol["metrics"].values())
-    how = f"{protocol['generated']}, psi {protocol['truncation_psi']}, float32 weights"
-    return "\n".join([*lines, "", f"{' '.join(notes)}; {how}."])
+    notes = dict.fromkeys(
+        f"{own['note']}. {own['network']}; {own['generated']}, psi {protocol['truncation_psi']}, "
+        "float32 weights."
+        for own in protocol["metrics"].values()
+    )
+    return "\n".join([*lines, "", *notes])
 
 
 def _licence(config):

@@ -112,6 +112,7 @@ def _score_offline(metrics, pictures, dataset, networks):
             own[name] = {
                 "note": metric.note,
                 "statistic": metric.definition,
+                "generated": pictures.told(sizes["train"]),
                 **networks[network].protocol(),
                 "interval": f"95 %, {HALVINGS[metric.small]} split halves of real and generated pictures",
                 "references": {
@@ -164,6 +165,7 @@ def _score_as_published(metrics, pictures, dataset, networks, count):
         own[name] = {
             "note": metric.note,
             "statistic": metric.definition,
+            "generated": pictures.told(count),
             **networks[metric.network].protocol(),
             "interval": f"95 %, {HALVINGS[metric.small]} split halves of {halved} pictures",
             "references": {"all": reference | {"n_fake": count}},
@@ -242,7 +244,7 @@ def evaluate(
     reference = {"name": dataset.name, "manifest": dataset.manifest, "resolution": pictures.resolution}
     protocol = {
         "dataset": reference,
-        **pictures.protocol(max(counts)),
+        **pictures.protocol(),
         "flips": False,
         "device": str(pictures.device),
         "metrics": {name: own[name] for name in metrics},

@@ -5,7 +5,9 @@ import pandas as pd
 from stylenat.data import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate, nearest_training_pictures
+from stylenat.features import NETWORKS
 from stylenat.images import picture_grid, save_png
+from stylenat.metrics import METRICS, OFFLINE, parse_metrics
 from stylenat.partition import HeadPartition, format_partitions, split_heads
 from stylenat.paths import write_atomically
 from stylenat.presets import get_config
@@ -15,7 +17,7 @@ from stylenat.sampling import sample_images
 from stylenat.training import pick_device, train
 
 
-def score_run(run, device=None, *, history=True, **extra):
+def score_run(run, device=None, *, metrics=(), count=None, networks=NETWORKS, history=True, **extra):
     """Score every snapshot of a `Run` and write its record under `results/runs/<run id>/`.
 
     The record is `result.json` (the last snapshot's score and memorisation, the history of all, configuration
@@ -24,6 +26,8 @@ def score_run(run, device=None, *, history=True, **extra):
 
     Args:
         device: where pictures are generated and scored. Default: the GPU where there is one.
+        metrics: names of more metrics than the offline ones, for the last snapshot.
+        count, networks: as of `evaluate`, for those.
         history: False: score the last snapshot only.
 
     Returns:
@@ -37,15 +41,19 @@ def score_run(run, device=None, *, history=True, **extra):
     run.generator()  # raises where there is no snapshot
     config, info = run.config, run.info()
     dataset = open_dataset(config.data, config.resolution)
-    metrics = run.metrics()
-    elapsed = {line["nimg"]: line["seconds"] for line in metrics}
+    log = run.metrics()
+    elapsed = {line["nimg"]: line["seconds"] for line in log}
     scored = []
     snapshots = run.snapshots() if history else run.snapshots()[-1:]
     if missing := sorted(set(snapshots) - elapsed.keys()):
         raise UserError(f"{run.path / 'metrics.jsonl'} has no line of nimg={missing[0]}: restore the file")
+    wanted = [*OFFLINE, *(parse_metrics(metrics) if metrics else ())]
+    for name in wanted:
+        networks[METRICS[name].network].load()  # what is missing shows before any work
     for nimg in progress(snapshots, unit="snapshot", desc=f"score {run.id}"):
         generator = run.generator(nimg).to(device)
-        score = evaluate(generator, dataset)
+        these = wanted if nimg == snapshots[-1] else OFFLINE
+        score = evaluate(generator, dataset, these, count=count, networks=networks)
         scored.append({"nimg": nimg, "seconds": elapsed[nimg], **score.values})
     copies, _ = nearest_training_pictures(generator, dataset)
     described = ("name", "resolution", "manifest")
@@ -68,7 +76,7 @@ def score_run(run, device=None, *, history=True, **extra):
         },
     }
     path = record_run(run.id, record)
-    table = pd.DataFrame(metrics)
+    table = pd.DataFrame(log)
     write_atomically(path.with_name("metrics.csv"), table.to_csv(index=False, lineterminator="\n"))
     save_png(path.with_name("samples.png"), picture_grid(sample_images(generator, range(64)), 8))
     return record

@@ -79,11 +79,11 @@ def _legend_below(axes, extra=()):
 
 
 def training_curves(metrics, history):
-    """Losses (left) and FD-lite0 (right) against the images shown.
+    """Losses (left) and FD-lite0 with its 95 % interval (right) against the images shown.
 
     Args:
         metrics: DataFrame with `nimg`, `loss_g`, `loss_d`; a thick line is a running mean over 1/20.
-        history: a list of `{"nimg": …, "fd_lite0_128_train": {"value", "floor", "ceiling"}, …}`.
+        history: a list of `{"nimg": …, "fd_lite0_128_train": {"value", "low", "high", "floor", …}, …}`.
     """
     figure = Figure((WIDTH, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -93,14 +93,14 @@ def training_curves(metrics, history):
         left.plot(metrics["nimg"], values, color=colour, alpha=0.2, linewidth=0.7)
         left.plot(metrics["nimg"], smooth, color=colour, linewidth=1.8, label=told)
     left.set_title("losses", loc="left", fontsize=11)
-    shown = [key for key in TITLES if key.startswith("fd_") and any(key in row for row in history)]
+    shown = [key for key in TITLES if key.startswith("fd_lite0") and any(key in row for row in history)]
     for key, colour, marker in zip(shown, COLOURS, "os^D", strict=False):
         rows = [row for row in history if key in row]
-        values = [row[key]["value"] for row in rows]
+        nimg = [row["nimg"] for row in rows]
+        values, low, high = ([row[key][part] for row in rows] for part in ("value", "low", "high"))
         label = TITLES[key][0].split(", ")[1]
-        right.plot(
-            [row["nimg"] for row in rows], values, color=colour, marker=marker, markersize=4, label=label
-        )
+        right.fill_between(nimg, low, high, color=colour, alpha=0.15, linewidth=0)
+        right.plot(nimg, values, color=colour, marker=marker, markersize=4, label=label)
         _bounds(right, rows[-1][key], colour)
     right.set_title("FD-lite0@128 (not FID; lower is better)", loc="left", fontsize=11)
     right.set_ylim(bottom=0)

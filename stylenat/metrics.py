@@ -147,9 +147,9 @@ class Score:
         return asdict(self)
 
     def __str__(self):
-        reference, own = self.protocol["dataset"], self.protocol["metrics"].values()
-        lines = [f"{reference['name']}; {self.protocol['generated']}"]
-        lines += dict.fromkeys(f"{entry['network']}. {entry['note']}" for entry in own)
+        own = self.protocol["metrics"].values()
+        lines = [f"against {self.protocol['dataset']['name']}"]
+        lines += dict.fromkeys(f"{entry['generated']}; {entry['network']}. {entry['note']}" for entry in own)
         lines.append(f"{'':30}{'value':>11}{'95 % interval':>24}{'floor':>11}{'ceiling':>11}")
         for key, row in self.values.items():
             span = f"{row['low']:.4g} to {row['high']:.4g}"

@@ -1,10 +1,13 @@
 """Generated pictures the way a score takes them, wherever they come from."""
 
+from pathlib import Path
+
 import torch
 
-from stylenat.data import ImageDataset
+from stylenat.data import ImageDataset, open_samples
 from stylenat.errors import UserError
 from stylenat.features import FEATURE_BATCH
+from stylenat.pretrained import CARD, load_generator
 from stylenat.progress import progress
 from stylenat.sampling import sample_batches
 
@@ -66,19 +69,27 @@ class Pictures:
             return iter(self.source[:count].split(FEATURE_BATCH))
         return (self.source.stack(part) for part in batched(range(count)))
 
-    def protocol(self, count):
-        """Which pictures these are."""
+    def told(self, count):
+        """Which pictures the first `count` are, for the protocol."""
         if self.generated:
             first = self.seed * 10**6
-            return {
-                "generated": f"seeds {first} to {first + count - 1}",
-                "seed": self.seed,
-                "truncation_psi": self.psi,
-            }
-        told = {"generated": "pictures handed in", "seed": None, "truncation_psi": None}
+            return f"seeds {first} to {first + count - 1}"
         if isinstance(self.source, ImageDataset):
-            told["generated"] = f"pictures of manifest {self.source.manifest}"
-        return told
+            return f"pictures of manifest {self.source.manifest}"
+        return "pictures handed in"
+
+    def protocol(self):
+        """What all of a generator's pictures depend on besides the generator."""
+        return {"seed": self.seed, "truncation_psi": self.psi} if self.generated else {}
+
+
+def open_pictures(path, device="cpu"):
+    """Samples in a folder or zip, as an `ImageDataset`; or the generator of a checkpoint."""
+    source = Path(path).expanduser()
+    model = any((source / name).is_file() for name in (CARD, "config.json"))
+    if source.suffix == ".zip" or (source.is_dir() and not model):
+        return open_samples(source)
+    return load_generator(path).to(device)
 
 
 def batched(items):

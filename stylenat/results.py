@@ -8,10 +8,9 @@ import pandas as pd
 from stylenat.errors import UserError
 from stylenat.metrics import TITLES
 from stylenat.paths import workspace, write_atomically
+from stylenat.protocol import check_same_protocol
 from stylenat.records import load_runs
 
-# What may differ within a column: where and with which versions a score was computed.
-INCIDENTAL = ("device", "versions")
 PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results/paper.csv
     "FFHQ-256 FID": ("fid", "FFHQ", 256),
     "FFHQ-512 FID": ("fid", "FFHQ", 512),
@@ -41,18 +40,16 @@ def variant(record):
     return record["ablation"].get("variant") or re.sub(r"^ablation-|-seed-?\d+$", "", record["run_id"])
 
 
-def memorised(record):
-    """What a record's memorisation means, in plain words."""
-    found = record["memorisation"]
-    usual, error = found["expected"], found["error"]
+def memorised(share, expected, error):
+    """What these numbers of a `Memorisation` mean, in plain words."""
     verdict = (
         "More than chance gives: look for copies among the nearest neighbours."
-        if found["share"] > usual + 2 * error
+        if share > expected + 2 * error
         else "No sign of copies; but poor samples are far from every picture, whatever they learned from."
     )
     return (
-        f"{found['share']:.1%} of samples are nearer to a training picture than all but 5 % of held-out "
-        f"pictures are; without copies {usual:.1%} ± {error:.1%} would be. {verdict}"
+        f"{share:.1%} of samples are nearer to a training picture than all but 5 % of held-out "
+        f"pictures are; without copies {expected:.1%} ± {error:.1%} would be. {verdict}"
     )
 
 
@@ -68,35 +65,8 @@ def _groups(records):
     for group in groups.values():
         scored = [record for record in group if record["score"]]
         for other in scored[1:]:
-            _check_same_protocol(scored[0], other)
+            check_same_protocol(scored[0], other)
     return dict(sorted(groups.items()))
-
-
-def _flat(entry, prefix=""):
-    if not isinstance(entry, dict):
-        return {prefix[:-1]: entry}
-    return {k: v for key, value in entry.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-
-
-def _protocol(record, metric):
-    """All that a metric's values depend on in a record, flat."""
-    protocol = record["score"]["protocol"]
-    own = {k: v for k, v in protocol.items() if k != "metrics"} | protocol["metrics"][metric]
-    flat = _flat({k: v for k, v in own.items() if k not in INCIDENTAL})
-    return flat | {"manifest": record["dataset"].get("manifest")}
-
-
-def _check_same_protocol(one, other):
-    """A column holds the values of one metric: compares what two records tell of each that both have."""
-    metrics = (record["score"]["protocol"]["metrics"] for record in (one, other))
-    for metric in sorted(set.intersection(*map(set, metrics))):
-        a, b = _protocol(one, metric), _protocol(other, metric)
-        for field in sorted(a.keys() | b.keys()):
-            if a.get(field) != b.get(field):
-                raise UserError(
-                    f"{metric} of runs {one['run_id']} and {other['run_id']} cannot share a column: {field} "
-                    f"is {a.get(field)!r} and {b.get(field)!r}; score both by one protocol, or remove one"
-                )
 
 
 def _scores(record):
@@ -180,7 +150,7 @@ def _heading(title, key, group):
     text = f"### {title}: {key[0]}, {key[1]} × {key[1]}\n\n"
     protocols = [record["score"]["protocol"] for record in group if record["score"]]
     told = dict.fromkeys(
-        f"{own['note']}. {own['network']}; real and generated pictures: {_counts(own)}; {each['generated']}."
+        f"{own['note']}. {own['network']}; real and generated pictures: {_counts(own)}; {own['generated']}."
         for each in protocols
         for own in each["metrics"].values()
     )
@@ -257,6 +227,21 @@ def _published_tables():
         sources += f"- {system}: {'; '.join(dict.fromkeys(own['source']))}\n"
     note = "Nothing here was measured by this project. ±: read off a figure. Sources:\n\n"
     return _frame(rows), f"### Published numbers\n\n{_markdown(cells)}\n{note}{sources}"
+
+
+def side_by_side():
+    """Published FIDs beside our runs' scores, in columns apart: a DataFrame, a row a system or run."""
+    paper = _published_tables()[0].set_index("system").filter(like="FID")
+    paper.columns = pd.MultiIndex.from_product([["published"], paper.columns])
+    measured = {}
+    for (name, side), group in _groups([r for r in load_runs() if "ablation" not in r]).items():
+        for record, cells in zip(group, _score_cells(group), strict=True):
+            measured[record["run_id"]] = {
+                (f"measured here: {name}, {side} × {side}", title): text for title, text in cells.items()
+            }
+    ours = pd.DataFrame.from_dict(measured, orient="index")
+    table = pd.concat([paper, ours]).astype(object)
+    return table.where(table.notna(), "–")
 
 
 def build_tables():

@@ -61,7 +61,7 @@ INCEPTION_CLEAN = WeightFile(
 DINOV2 = WeightFile(
     "dinov2_vitl14.pt",
     "FD-DINOv2",
-    "trace dinov2_vitl14 of facebookresearch/dinov2 with torch.jit.trace at 224x224 and state its sha256=…",
+    "trace dinov2_vitl14 of facebookresearch/dinov2 with torch.jit.trace at 224x224 and state its hash",
 )
 
 
@@ -103,18 +103,19 @@ def read_weights(file, path=None, *, sha256=None, download=False):
     if content is None:
         if download and file.url:
             return _download(file, places[0], expected)
-        allow = "allow its download (download=True), or " if file.url else ""
+        allow = "allow its download (--download, download=True), or " if file.url else ""
         raise UserError(f"{_missing(file, expected, *places)}: {allow}{_fix(file)}")
     actual = hashlib.sha256(content).hexdigest()
     if not expected:
         raise UserError(
             f"{found} has sha256 {actual}, and {file.purpose} knows none to check it against: if you trust "
-            "the file, state that hash (sha256=…)."
+            "the file, state that hash (--sha256, sha256=…)."
         )
     if actual != expected:
         raise UserError(
             f"{found} {_difference(file, content, actual, expected)}; delete it and put the file there "
-            f"again: {file.source}; or state its hash, if it is another export that you trust (sha256=…)."
+            f"again: {file.source}; or state its hash, if it is another export that you trust (--sha256, "
+            "sha256=…)."
         )
     return content
 

@@ -166,6 +166,12 @@ def test_an_unknown_run(capsys, tmp_path):
     assert f"run 'noto-23' not found in {tmp_path}: train it first" in message
 
 
+def test_a_run_is_recorded_by_one_protocol(capsys, run, room):
+    message = refused(capsys, "evaluate", run, "--psi", "0.7")
+    assert "recorded at seed 0 and psi 1, not 0 and 0.7: give --data" in message
+    assert not (room / "results" / "runs").exists()
+
+
 def test_evaluate_on_a_device_that_is_not_there(capsys, run, room):
     assert "device 'banana'" in refused(capsys, "evaluate", run, "--device", "banana")
 

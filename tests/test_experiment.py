@@ -1,10 +1,12 @@
 """From a run to its record; the ablation over dilations."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from stylenat import experiment
@@ -13,10 +15,11 @@ from stylenat.data import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate
 from stylenat.experiment import dilated_partitions, run_ablation, score_run
+from stylenat.features import NETWORKS
 from stylenat.figures import ablation_comparison
 from stylenat.partition import check_fits, parse_partitions
 from stylenat.presets import get_config
-from stylenat.records import load_runs
+from stylenat.records import load_runs, record_run
 from stylenat.results import build_tables, variant
 
 # Networks of a few thousand parameters on 100 pictures: the fewest a score takes.
@@ -146,13 +149,39 @@ def test_the_recorded_score_is_the_snapshots(space, records):
 
 def test_every_snapshot_is_scored_unless_the_history_is_declined(space, monkeypatch):
     scored = []
-    monkeypatch.setattr(experiment, "evaluate", lambda g, d: scored.append(g) or evaluate(g, d))
+    monkeypatch.setattr(experiment, "evaluate", lambda *a, **k: scored.append(k) or evaluate(*a, **k))
     run = experiment.train(get_config("smoke", **TINY | {"nimg": 12, "snapshot": 4 * 20, "seed": 3}))
     run.save(4, run.generator(), {}, run.info() | {"nimg": 4})  # an earlier snapshot
     record = score_run(run)
     assert [row["nimg"] for row in record["history"]] == [4, 12] and len(scored) == 2
     assert record["nimg"] == 12 and "ablation" not in record
     assert [row["nimg"] for row in score_run(run, history=False)["history"]] == [12] and len(scored) == 3
+
+
+def test_the_last_snapshot_is_scored_by_more_metrics(space, records):
+    run = Run.open(records[2]["run_id"])
+    extra = {key: records[2][key] for key in ("ablation",)}
+    network = replace(
+        NETWORKS["inception-legacy"],
+        dims=12,
+        file=None,
+        build=torch.nn.Identity,
+        extract=lambda module, pictures: torch.nn.functional.adaptive_avg_pool2d(pictures.float(), 2),
+    )
+    networks = NETWORKS | {network.key: network}
+    record = score_run(run, metrics="fid,pr-lite0,fd-lite0", count=30, networks=networks, **extra)
+    protocols = record["score"]["protocol"]["metrics"]
+    assert list(protocols) == ["fd-lite0", "kid-lite0", "fid", "pr-lite0"]
+    assert protocols["fid"]["references"]["all"] == {"split": "all", "n_real": 100, "n_fake": 30}
+    assert protocols["fid"]["generated"] == "seeds 0 to 29"
+    assert protocols["fd-lite0"] == records[2]["score"]["protocol"]["metrics"]["fd-lite0"]
+    for key, row in records[2]["score"]["values"].items():
+        assert record["score"]["values"][key] == row
+    assert record["score"]["values"]["fid_legacy_pytorch"]["value"] > 0
+    build_tables()  # beside a run without: the columns that both have are of one protocol
+    with pytest.raises(UserError, match="did you mean 'fid'"):
+        score_run(run, metrics="fidd")
+    record_run(run.id, records[2])
 
 
 def test_a_run_without_a_snapshot_is_refused(tmp_path):

@@ -589,7 +589,7 @@ def test_a_download_that_fails_leaves_nothing(server, room, path):
 
 @pytest.mark.parametrize("key", ["inception-legacy", "inception-clean"])
 def test_a_network_downloads_only_when_asked(key):
-    assert "allow its download (download=True)" in refusal(NETWORKS[key].load)
+    assert "allow its download (--download, download=True)" in refusal(NETWORKS[key].load)
     message = refusal(NETWORKS[key].with_weights(download=True).load)
     assert "its download failed ([Errno -2] Name or service not known)" in message
 

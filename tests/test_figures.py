@@ -89,6 +89,8 @@ def test_training_curves_show_the_history_with_floor_and_ceiling():
     train, floor, ceiling, held_out = (right.lines[i].get_ydata() for i in (0, 1, 2, 3))
     assert list(train) == [1000, 500] and np.allclose(held_out, [1100, 550])
     assert set(floor) == {74.13579} and set(ceiling) == {993.0}
+    band = right.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band} >= {(1000, 985), (1000, 1015), (2000, 485), (2000, 515)}
     assert "not FID" in right.get_title(loc="left")
 
 

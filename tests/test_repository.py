@@ -24,8 +24,8 @@ ORDER = [
     "errors", "paths", "images", "progress", "records", "partition", "attention", "layers", "generator",
     "sampling", "attention_maps", "discriminator", "presets", "checkpoint", "published", "pretrained",
     "sources", "data", "distances", "weights", "features", "metrics", "statistics", "conversion",
-    "projection", "pictures", "evaluation", "objective", "augment", "training", "experiment", "results",
-    "gallery", "figures", "notebook", "__main__",
+    "projection", "pictures", "evaluation", "objective", "augment", "training", "experiment", "protocol",
+    "results", "gallery", "figures", "notebook", "__main__",
 ]
 # fmt: on
 MODULES = sorted((ROOT / "stylenat").rglob("*.py"))

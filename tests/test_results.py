@@ -16,7 +16,7 @@ import torch
 from stylenat import records
 from stylenat.errors import UserError
 from stylenat.records import load_runs, provenance, record_run
-from stylenat.results import build_tables, memorised, published, update_readme
+from stylenat.results import build_tables, memorised, published, side_by_side, update_readme
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
 
@@ -32,12 +32,14 @@ def room(tmp_path, monkeypatch):
 
 def make_score(value, **protocol):
     def row(factor):
-        parts = {"value": value, "error": 7.5, "floor": 74.13579, "ceiling": 993.0}
+        parts = {"value": value, "error": 7.5, "low": value - 15, "high": value + 15}
+        parts |= {"floor": 74.13579, "ceiling": 993.0}
         return {part: entry * factor for part, entry in parts.items()}
 
     own = {
         "note": "NOT FID",
         "network": "EfficientNet-Lite0",
+        "generated": "seeds 0 to 393",
         "versions": {"torch": "2.14.1"},
         "references": {
             "train": {"n_real": 394, "n_fake": 394},
@@ -52,7 +54,6 @@ def make_score(value, **protocol):
         },
         "protocol": {
             "device": "cpu",
-            "generated": "seeds 0 to 393",
             "truncation_psi": 1.0,
             "metrics": {"fd-lite0": own, "kid-lite0": copy.deepcopy(own)},
         }
@@ -247,13 +248,11 @@ def test_a_run_without_a_score_gets_dashes(room):
 
 def test_memorisation_is_told_beside_what_to_expect(room):
     found = {"share": 0.081, "expected": 0.045, "error": 0.0214}
-    record = make_record(memorisation=found)
-    record_run("a", record)
+    record_run("a", make_record(memorisation=found))
     assert "| 8.1% | 4.5% ± 2.1% |" in build_tables()["runs"]
     assert pd.read_csv(room / "results" / "tables" / "runs.csv").loc[0, "memorised_share"] == 0.081
-    assert "8.1% of samples" in memorised(record) and "No sign of copies" in memorised(record)
-    found["share"] = 0.2
-    assert "look for copies" in memorised(record)
+    assert "8.1% of samples" in memorised(**found) and "No sign of copies" in memorised(**found)
+    assert "look for copies" in memorised(**found | {"share": 0.2})
 
 
 @pytest.mark.parametrize(
@@ -270,7 +269,7 @@ def test_memorisation_is_told_beside_what_to_expect(room):
             "references.all.n_fake",
         ),
         (lambda score: score["protocol"].update(truncation_psi=0.7), "truncation_psi"),
-        (lambda score: score["protocol"].update(generated="seeds 5 to 9"), "generated"),
+        (lambda score: own(score).update(generated="seeds 5 to 9"), "generated"),
         (lambda score: score["protocol"].update(seed=1), "seed"),
         (lambda score: score["protocol"].update(flips=True), "flips"),
         (lambda score: score["protocol"].update(dataset={"manifest": "cd34"}), "dataset.manifest"),
@@ -299,17 +298,35 @@ def test_scores_on_other_pictures_or_of_other_metrics(room):
         build_tables()
     # An FID stands in a column of its own, whatever its protocol.
     fid = {
-        "fid": {"note": "a note", "network": "Inception", "references": {"all": {"n_real": 9, "n_fake": 8}}}
+        "fid": {
+            "note": "a note",
+            "network": "Inception",
+            "generated": "seeds 0 to 7",
+            "references": {"all": {"n_real": 9, "n_fake": 8}},
+        }
     }
     score = {
         "values": {"fid_legacy_pytorch": {"value": 12.3456, "error": 0.05}},
-        "protocol": {"device": "cuda", "generated": "seeds 0 to 7", "metrics": fid},
+        "protocol": {"device": "cuda", "metrics": fid},
     }
     record_run("two", make_record(score=score))
     text = build_tables()["runs"]
     assert "| FD-lite0@128, held-out ↓ | KID-lite0@128, train ↓ | FID ↓ |" in text
     assert "a CPU, 1 thread | 912,345 | – | – | – | 12.35 ± 0.05 |" in text
     assert "a note. Inception; real and generated pictures: all 9 and 8; seeds 0 to 7." in text
+
+
+def test_published_and_measured_stand_side_by_side_in_columns_apart(room):
+    fill(list)
+    table = side_by_side()
+    assert table.loc["StyleNAT", ("published", "FFHQ-256 FID")] == 2.046
+    ours = ("measured here: noto-faces, 32 × 32", "FD-lite0@128, train ↓")
+    assert table.loc["noto-32", ours] == "321.1 ± 7.5 (74.14 – 993)"
+    assert set(table.loc["noto-32", "published"]) == {"–"} and table.loc["StyleNAT", ours] == "–"
+    assert set(table.columns.get_level_values(0)) == {
+        "published", ours[0], "measured here: noto-faces, 16 × 16",
+    }  # fmt: skip
+    assert not [run for run in table.index if run.startswith("ablation")]
 
 
 def test_the_published_numbers_are_the_papers(room):
