@@ -5,6 +5,7 @@ from stylenat.data import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate
 from stylenat.images import to_uint8
+from stylenat.memory import keep_freed_memory
 from stylenat.partition import HeadPartition, format_partitions, parse_partitions
 from stylenat.presets import PRESETS, build_discriminator, build_generator, get_config
 from stylenat.pretrained import load_discriminator, load_generator
@@ -30,3 +31,5 @@ __all__ = [
     "to_uint8",
     "train",
 ]
+
+keep_freed_memory()

@@ -7,6 +7,7 @@ from torch import nn
 from stylenat.attention import FullAttention, HydraNeighborhoodAttention, ShiftedWindowAttention
 from stylenat.errors import UserError
 from stylenat.layers import AdaIN, MappingLayer, PixelNorm, fir_upsample, position_embedding
+from stylenat.mlp import mlp
 from stylenat.partition import ShiftedWindows
 
 
@@ -30,7 +31,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * channels, channels)
 
     def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x)))
+        return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ from stylenat.attention import (
     receptive_field,
     tiled,
 )
+from stylenat.attention.reference import axis_window
 from stylenat.errors import UserError
 from stylenat.partition import HeadPartition, parse_partitions, published_partitions
 
@@ -148,9 +149,9 @@ def test_tiled_equals_reference_on_random_cases():
         with torch.no_grad():  # this takes torch's fused kernel
             actual.append(neighborhood_attention(*inputs[:3], partitions, inputs[3], backend="tiled"))
         worst = max(worst, *map(relative_error, actual, [*expected, expected[0]]))
-        axes = [tiled.Axis(n, p.kernel_size, p.dilation) for p in partitions for n in (height, width)]
-        cut += any(axis.tiles > 1 for axis in axes)
-        ragged += any(axis.tiles > 1 and not axis.even for axis in axes)
+        axes = [tiled.axis_runs(n, p.kernel_size, p.dilation) for p in partitions for n in (height, width)]
+        cut += any(run.tile < run.length for runs in axes for run in runs)
+        ragged += any(run.tile < run.length and run.groups < run.dilation for runs in axes for run in runs)
     print(f"worst relative error of {len(cases)} cases: {worst:.1e} ({cut} cut into tiles, {ragged} ragged)")
     assert worst < 1e-10
     assert cut >= 50 and ragged >= 10
@@ -158,15 +159,24 @@ def test_tiled_equals_reference_on_random_cases():
 
 @pytest.mark.parametrize("length", range(17, 60))
 @pytest.mark.parametrize("kernel_size", [3, 7, 9, 15])
-def test_a_tiles_keys_hold_every_window(length, kernel_size):
+def test_tiles_hold_every_query_once_and_all_of_its_window(length, kernel_size):
     for n, dilation in ((length, 1), (2 * length - 1, 2), (2 * length, 2)):
-        axis = tiled.Axis(n, kernel_size, dilation)
-        seen = axis.visible("cpu").sum(-1)
-        assert seen.shape == (1 if n % dilation == 0 else dilation, axis.tiles, axis.tile)
-        assert (seen == kernel_size).all()
+        keys, _ = axis_window(n, kernel_size, dilation)
+        queries = []
+        for run in tiled.axis_runs(n, kernel_size, dilation):
+            for part in run.split(1):  # one tile of one group
+                seen, offset = part.windows(kernel_size, "cpu")
+                assert (part.count, part.groups) == (1, 1) and seen.shape == (part.tile, part.span)
+                key = part.key + torch.arange(part.span)
+                assert part.key >= 0 and part.key + part.span <= part.length
+                for i in range(part.tile):
+                    queries.append((part.query + i) * dilation + part.group)
+                    assert (key[seen[i]] * dilation + part.group).equal(keys[queries[-1]])
+                    assert (key - offset[i]).eq(part.query + i).all()
+        assert sorted(queries) == list(range(n))
 
 
-@pytest.mark.parametrize("limits", [{"_CHUNK": 1}, {"_CHUNK": 60_000}, {"_GRID": 1}])
+@pytest.mark.parametrize("limits", [{"_CHUNK": 1}, {"_CHUNK": 60_000}, {"_CHUNK": 2**40}])
 def test_chunks_change_nothing(limits, monkeypatch):
     torch.manual_seed(0)
     partitions = parse_partitions("2x7@1,1x3@2")
@@ -209,11 +219,13 @@ def test_scale_multiplies_q(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_derivatives_of_first_and_second_order(backend, monkeypatch):
+def test_derivatives_of_first_and_second_order(backend, monkeypatch, request):
     torch.manual_seed(0)
     monkeypatch.setattr(tiled, "_TILE", 4)
     monkeypatch.setattr(tiled, "_WHOLE", 4)
-    assert tiled.Axis(7, 3, 1).tiles == 2
+    tiled.axis_runs.cache_clear()
+    request.addfinalizer(tiled.axis_runs.cache_clear)
+    assert len(tiled.axis_runs(7, 3, 1)) == 2
     partitions = parse_partitions("1x3@1,1x3@2")
     q, k, v, bias = make_inputs(1, 7, 6, partitions, head_dim=1)
 

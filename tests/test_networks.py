@@ -14,6 +14,7 @@ from stylenat.discriminator import minibatch_deviation
 from stylenat.errors import UserError
 from stylenat.generator import Generator
 from stylenat.images import normalize, picture_grid, to_uint8
+from stylenat.mlp import mlp
 from stylenat.partition import HeadPartition
 from stylenat.sampling import latents, sample_images
 
@@ -69,6 +70,29 @@ def test_adain_gives_each_channel_the_style_s_mean_and_scale():
         F.instance_norm(x.permute(0, 3, 1, 2), eps=1e-5) * gamma[..., None, None] + beta[..., None, None]
     )
     torch.testing.assert_close(adain(x, style), expected.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("tokens", [7, 2048, 5000])
+def test_mlp_in_slices_is_the_whole_one(tokens):
+    torch.manual_seed(0)
+    shapes = (1, tokens, 6), (24, 6), (24,), (5, 24), (5,)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    x, weight1, bias1, weight2, bias2 = inputs
+    expected = F.gelu(x @ weight1.T + bias1) @ weight2.T + bias2
+    weights = torch.randn_like(expected)
+    torch.testing.assert_close(mlp(*inputs), expected)
+    found, gradients = (torch.autograd.grad(out, inputs, weights) for out in (mlp(*inputs), expected))
+    torch.testing.assert_close(found, gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(*inputs), expected)
+
+
+def test_mlp_has_derivatives_of_second_order():
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 3), (4, 3), (4,), (3, 4), (3,))
+    ]
+    assert torch.autograd.gradcheck(mlp, inputs) and torch.autograd.gradgradcheck(mlp, inputs)
 
 
 def test_position_embedding_counts_from_one_and_encodes_x_first():

@@ -32,11 +32,7 @@ def neighborhood_attention(q, k, v, partitions, bias=None, *, scale=None, backen
     bias = [None] * len(partitions) if bias is None else list(bias)
     _check_shapes(q, k, v, partitions, bias)
     check_fits(partitions, q.shape[1], q.shape[2])
-    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    heads = [part.heads for part in partitions]
-    shares = zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True)
-    outputs = [BACKENDS[name](*share) for share in shares]
-    return torch.cat(outputs, 3) if len(outputs) > 1 else outputs[0]
+    return BACKENDS[name](q, k, v, partitions, bias, q.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def _check_shapes(q, k, v, partitions, bias):

@@ -23,7 +23,16 @@ def axis_window(n, kernel_size, dilation, device=None):
     return window * dilation + residue[:, None], window - member[:, None]
 
 
-def attend(q, k, v, partition, bias):
+def attend(q, k, v, partitions, bias, scale):
+    """Attention of all partitions, see `neighborhood_attention`."""
+    heads = [part.heads for part in partitions]
+    shares = zip(
+        (q * scale).split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True
+    )
+    return torch.cat([_attend(*share) for share in shares], 3)
+
+
+def _attend(q, k, v, partition, bias):
     """One partition's heads: q (scaled), k, v `(B, H, W, heads, c)`, bias `(heads, 2k-1, 2k-1)` or None."""
     _, height, width, _, _ = q.shape
     size, dilation = partition.kernel_size, partition.dilation

@@ -1,188 +1,252 @@
 """Exact neighborhood attention out of standard torch operations, for any device; the default backend.
 
 Dilation cuts an axis into groups (the tokens of one residue) that never see each other. A group is cut
-into tiles of queries; the keys of a tile are the tile and a halo of `kernel_size // 2` on both sides. A
-tile then is a dense product of matrices, masked down to each query's own window, and the relative
-position bias is the same for every tile. Memory is linear in the number of tokens.
+into tiles of queries; a tile's keys reach from the first query's window to the last one's. A tile then is a
+dense product of matrices, masked down to each query's own window, and tiles that lie alike to the border
+share a mask. A CPU works on a few tiles at a time, so that all of this stays in its caches; the backward
+pass computes the weights anew, so that nothing of their size is ever kept.
 """
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from stylenat.attention import reference
+from stylenat.partition import HeadPartition
 
 _TILE = 8  # queries a side, at least: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
-_CHUNK = 2**19  # logits a CPU computes at once: more leave the caches, and malloc maps them anew every time
-_GRID = 2**15  # batches, and heads, of one call on a GPU: a CUDA grid holds less than 2**16 of either
+_CHUNK = 2**20  # logits that a CPU computes at once: more would leave its caches
 
 
 @dataclass(frozen=True)
-class Axis:
-    """How one axis of `n` tokens is cut: `dilation` groups of `tiles` tiles of `tile` queries.
+class Run:
+    """Tiles next to each other along an axis whose windows lie alike; the same in `groups` groups.
 
-    The padding that completes the last tile is put at both ends by halves. So the first and the last tile
-    keep at least `kernel_size // 2 + 1` real queries (a tile is even and larger than the kernel), and a
-    window that the border shifts inward stays within its tile's keys.
+    Positions count the members of a group.
     """
 
-    n: int
-    kernel_size: int
     dilation: int
+    group: int  # the first
+    groups: int
+    length: int  # members of a group
+    count: int  # tiles in each
+    query: int  # first query of the first tile
+    tile: int  # queries of a tile
+    key: int  # first key of the first tile
+    span: int  # keys of a tile
 
-    @property
-    def length(self):
-        """Members of the longest group."""
-        return -(-self.n // self.dilation)
+    def split(self, units):
+        """Runs of at most `units` tiles, all groups counted."""
+        groups = min(units, self.groups)
+        count = min(units // groups, self.count)
+        for i in range(0, self.groups, groups):
+            for j in range(0, self.count, count):
+                yield replace(
+                    self,
+                    group=self.group + i,
+                    groups=min(groups, self.groups - i),
+                    count=min(count, self.count - j),
+                    query=self.query + j * self.tile,
+                    key=self.key + j * self.tile,
+                )
 
-    @property
-    def even(self):
-        """Whether all groups are of one length."""
-        return self.n % self.dilation == 0
-
-    @property
-    def tile(self):
-        tile = max(_TILE, self.kernel_size + 1)
-        return self.length if self.length <= max(_WHOLE, tile + self.kernel_size - 1) else tile
-
-    @property
-    def tiles(self):
-        return -(-self.length // self.tile)
-
-    @property
-    def halo(self):
-        return self.kernel_size // 2 if self.tiles > 1 else 0
-
-    @property
-    def before(self):
-        """Members of padding before the first."""
-        return (self.tiles * self.tile - self.length + 1) // 2
-
-    def padding(self, for_keys):
-        """Tokens to add before and after the axis; the keys get their halo and fill up one more tile."""
-        before, tiles = self.before, self.tiles
-        if for_keys and self.halo:
-            before, tiles = before + self.halo, tiles + 1
-        return before * self.dilation, (tiles * self.tile - before) * self.dilation - self.n
-
-    def offset(self, device):
-        """Key minus query, counted in the group: `(tile, keys)`, the same for every tile."""
-        key = torch.arange(-self.halo, self.tile + self.halo, device=device)
-        return key - torch.arange(self.tile, device=device)[:, None]
-
-    def visible(self, device):
-        """Which keys are in a query's window: bool `(1 if even else d, tiles, tile, keys)`."""
-        residue = torch.arange(1 if self.even else self.dilation, device=device)
-        length = ((self.n - residue + self.dilation - 1) // self.dilation)[:, None, None]
-        query = torch.arange(self.tiles * self.tile, device=device).view(self.tiles, self.tile) - self.before
-        start = (query - self.kernel_size // 2).clamp(min=0).minimum(length - self.kernel_size)[..., None]
-        key = query[..., None] + self.offset(device)
-        return (key >= start) & (key < start + self.kernel_size)
+    def windows(self, kernel_size, device):
+        """Of the first tile: which keys each query sees, and key minus query: `(tile, span)` each."""
+        query = torch.arange(self.query, self.query + self.tile, device=device)[:, None]
+        key = torch.arange(self.key, self.key + self.span, device=device)
+        start = (query - kernel_size // 2).clamp(0, self.length - kernel_size)
+        return (key >= start) & (key < start + kernel_size), key - query
 
 
-def attend(q, k, v, partition, bias):
-    """Attention of one partition's heads.
+@functools.cache
+def axis_runs(n, kernel_size, dilation):
+    """How an axis of `n` tokens is cut: a tuple of `Run`."""
+    runs, longer = [], n % dilation  # the first groups have one member more
+    for group, groups, length in ((0, longer, n // dilation + 1), (longer, dilation - longer, n // dilation)):
+        if groups:
+            runs += (
+                Run(dilation, group, groups, length, *tiles) for tiles in _cut_group(length, kernel_size)
+            )
+    return tuple(runs)
 
-    Args:
-        q: `(B, H, W, heads, head_dim)`, already scaled; k and v likewise.
-        partition: the heads' `HeadPartition`.
-        bias: `(heads, 2k-1, 2k-1)` or None.
 
-    Returns:
-        `(B, H, W, heads, head_dim)`.
+def _cut_group(length, kernel_size):
+    """The tiles of a group: `[count, query, tile, key, span]` of those next to each other and alike."""
+    tile = max(_TILE, kernel_size + 1)
+    tile = length if length <= max(_WHOLE, tile + kernel_size - 1) else tile
+    start = [min(max(query - kernel_size // 2, 0), length - kernel_size) for query in range(length)]
+    alike = {}
+    for query in range(0, length, tile):
+        windows = tuple(first - query for first in start[query : query + tile])
+        tiles = alike.setdefault(windows, [0, query, len(windows), start[query]])
+        tiles[0] += 1
+    return [[*tiles, windows[-1] - windows[0] + kernel_size] for windows, tiles in alike.items()]
+
+
+def attend(q, k, v, partitions, bias, scale):
+    """Attention of all partitions, see `neighborhood_attention`; may be differentiated twice."""
+    shapes = [(part.heads, *2 * (2 * part.kernel_size - 1,)) for part in partitions]
+    bias = [q.new_zeros(s) if table is None else table for s, table in zip(shapes, bias, strict=True)]
+    numbers = [number for part in partitions for number in astuple(part)]
+    return _forward(q, k, v, bias, numbers, scale)
+
+
+# An operator each way: compilers take them as they are, and autograd keeps their inputs alone.
+@torch.library.custom_op("stylenat::tiled_attention", mutates_args=())
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Sequence[Tensor], partitions: Sequence[int], scale: float
+) -> Tensor:
+    out = q.new_empty(q.shape)
+    for part, table, (to, *qkv) in _shares(partitions, bias, out, q, k, v):
+        for rows, columns, mask, _ in _masks(part, table, q):
+            mask = mask.to(q.dtype)[None]
+            for piece in _pieces(qkv[0], rows, columns):
+                tiles = (_flat(_tiles(x, *piece, keys=i > 0)) for i, x in enumerate(qkv))
+                result = F.scaled_dot_product_attention(*tiles, attn_mask=mask, scale=scale)
+                target = _tiles(to, *piece)
+                target.copy_(result.view(target.shape))
+    return out
+
+
+@torch.library.custom_op("stylenat::tiled_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Sequence[Tensor], partitions: Sequence[int],
+    scale: float,
+) -> list[Tensor]:  # fmt: skip
+    grads = [torch.zeros_like(x) for x in (q, k, v, *bias)]
+    shares = _shares(partitions, bias, *grads[:3], grad, q, k, v)
+    for (part, table, (*to, grad, q, k, v)), to_table in zip(shares, grads[3:], strict=True):
+        for rows, columns, mask, offsets in _masks(part, table, q):
+            to_mask = torch.zeros_like(mask)
+            for piece in _pieces(q, rows, columns):
+                g, q_, k_, v_ = (_flat(_tiles(x, *piece, keys=x is k or x is v)) for x in (grad, q, k, v))
+                q_ = q_ * scale
+                weights = (q_ @ k_.mT + mask).softmax(-1)
+                to_logits = (g @ v_.mT).to(mask.dtype)
+                to_logits = to_logits.sub_((weights * to_logits).sum(-1, keepdim=True)).mul_(weights)
+                to_mask += to_logits.sum(0)
+                to_logits, weights = to_logits.to(q.dtype), weights.to(q.dtype)
+                parts = to_logits @ k_ * scale, to_logits.mT @ q_, weights.mT @ g
+                for x, values, keys in zip(to, parts, (False, True, True), strict=True):
+                    _add(x, piece, values, keys)
+            to_table += _sum_by_offset(to_mask, *offsets, part).to(table.dtype)
+    return grads
+
+
+def _shares(numbers, bias, *tensors):
+    """Each partition, its table, and its heads of every tensor."""
+    first = 0
+    for i, table in enumerate(bias):
+        part = HeadPartition(*numbers[3 * i : 3 * i + 3])
+        yield part, table, [x.narrow(3, first, part.heads) for x in tensors]
+        first += part.heads
+
+
+def _masks(part, table, q):
+    """Every pair of runs, with the mask of its tiles `(heads, queries, keys)`: bias, or -inf where unseen.
+
+    The mask is float32 at least, for its gradient is a sum over all tiles. Last come the index of the rows'
+    and of the columns' offsets in the table, `(tile, span)` each.
     """
-    rows, columns = (Axis(n, partition.kernel_size, partition.dilation) for n in q.shape[1:3])
-    visible = _visible(rows, columns, q.device)
-    bias = q.new_zeros(q.shape[3], 1, 1) if bias is None else _entries(bias, rows, columns)
-    q, k, v = _cut(q, rows, columns), _cut(k, rows, columns, True), _cut(v, rows, columns, True)
-    # Groups that share their masks count as a batch, (B · groups, tiles, heads, tokens, head_dim),
-    # others as more tiles, (B, groups · tiles, heads, tokens, head_dim).
-    q, k, v = (x.flatten(6, 7) for x in (q, k, v))
-    q, k, v = (x.reshape(-1, len(visible), *x.shape[5:]) for x in (q, k, v))
-    return _join(_masked_attention(q, k, v, visible, bias), rows, columns)
+    size = part.kernel_size
+    table = table.to(torch.promote_types(table.dtype, torch.float32))
+    row_runs, column_runs = (axis_runs(n, size, part.dilation) for n in q.shape[1:3])
+    for rows in row_runs:
+        by_row, down = rows.windows(size, q.device)
+        for columns in column_runs:
+            by_column, across = columns.windows(size, q.device)
+            offsets = [(offset + size - 1).clamp(0, 2 * size - 2) for offset in (down, across)]
+            seen = by_row[:, None, :, None] & by_column[None, :, None, :]
+            entries = table[:, offsets[0][:, None, :, None], offsets[1][None, :, None, :]]
+            mask = torch.where(seen, entries, float("-inf"))  # (heads, rows, columns, key rows, key columns)
+            yield rows, columns, mask.flatten(3, 4).flatten(1, 2), offsets
 
 
-def _cut(x, rows, columns, for_keys=False):
-    """Cut into tiles, or into the tiles' keys.
+def _sum_by_offset(mask, down, across, part):
+    """The table whose mask's gradient is given: a sum of what lies at the same offset, in a fixed order."""
+    shape = len(down), len(across), down.shape[1], across.shape[1]
+    entry = torch.arange(2 * part.kernel_size - 1, device=mask.device)
+    down, across = ((offset[..., None] == entry).to(mask.dtype) for offset in (down, across))
+    return torch.einsum("hrcij,rix,cjy->hxy", mask.view(-1, *shape), down, across)
 
-    `(B, H, W, heads, c)` → `(B, d, d, row tiles, column tiles, heads, rows of a tile, columns of a tile, c)`.
+
+def _pieces(q, rows, columns):
+    """Images, rows and columns to work on at once: on a CPU so few that their logits stay in its caches."""
+    if q.device.type != "cpu":
+        yield slice(None), rows, columns
+        return
+    logits = q.shape[3] * rows.tile * columns.tile * rows.span * columns.span  # of one tile
+    for some_columns in columns.split(max(1, _CHUNK // logits)):
+        across = logits * some_columns.groups * some_columns.count
+        for some_rows in rows.split(max(1, _CHUNK // across)):
+            images = max(1, _CHUNK // (across * some_rows.groups * some_rows.count))
+            for i in range(0, len(q), images):
+                yield slice(i, i + images), some_rows, some_columns
+
+
+def _tiles(x, images, rows, columns, keys=False):
+    """The tiles' queries, or their keys, of `(B, H, W, heads, c)`, as a view.
+
+    `(B, row groups, column groups, row tiles, column tiles, heads, rows of a tile, columns of a tile, c)`;
+    the keys of neighbours overlap.
     """
-    padding = (0, 0, 0, 0, *columns.padding(for_keys), *rows.padding(for_keys))
-    x = F.pad(x, padding) if any(padding) else x
-    x = x.unflatten(2, (-1, columns.tile, columns.dilation)).unflatten(1, (-1, rows.tile, rows.dilation))
-    x = x.permute(0, 3, 6, 1, 4, 7, 2, 5, 8)
-    for axis, tiles, members in ((rows, 3, 6), (columns, 4, 7)):
-        if for_keys and axis.halo:  # a tile's keys: the tile as padded, and the first 2 · halo of the next
-            after = x.narrow(tiles, 1, axis.tiles).narrow(members, 0, 2 * axis.halo)
-            x = torch.cat([x.narrow(tiles, 0, axis.tiles), after], members)
-    return x
+    x = x[images]
+    for dim, run in ((1, rows), (2, columns)):
+        first, size = (run.key, run.span) if keys else (run.query, run.tile)
+        x = x.narrow(dim, run.group, x.shape[dim] - run.group).unfold(dim, run.groups, run.dilation)
+        x = x.narrow(dim, first, (run.count - 1) * run.tile + size).unfold(dim, size, run.tile)
+    return x.permute(0, 5, 7, 1, 2, 3, 6, 8, 4)
 
 
-def _join(x, rows, columns):
-    """Undo `_cut` of the queries: `(…, tiles, heads, queries, c)` → `(B, H, W, heads, c)`."""
-    d, heads = rows.dilation, x.shape[-3]
-    x = x.reshape(-1, d, d, rows.tiles, columns.tiles, heads, rows.tile, columns.tile, x.shape[-1])
-    x = x.permute(0, 3, 6, 1, 4, 7, 2, 5, 8).flatten(4, 6).flatten(1, 3)
-    return x.narrow(1, rows.before * d, rows.n).narrow(2, columns.before * d, columns.n)
+def _flat(tiles):
+    """`(N, heads, tokens, c)` of `_tiles`."""
+    return tiles.flatten(6, 7).flatten(0, 4)
 
 
-def _visible(rows, columns, device):
-    """Which keys are in a query's window: bool `(tiles, 1, queries, keys)`, of all groups that differ."""
-    by_row, by_column = rows.visible(device), columns.visible(device)
-    if not rows.even:
-        by_column = by_column.expand(columns.dilation, -1, -1, -1)
-    by_row = by_row[:, None, :, None, :, None, :, None]
-    by_column = by_column[None, :, None, :, None, :, None, :]
-    return (by_row & by_column).flatten(6, 7).flatten(4, 5).flatten(0, 3)[:, None]
+def _add(x, piece, values, keys):
+    """Add `(N, heads, tokens, c)` to the tiles of `x`."""
+    target = _tiles(x, *piece, keys=keys)
+    values = values.view(target.shape)
+    # A tile's keys overlap those of its neighbours, but not of those after them.
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        target[:, :, :, i::2, j::2] += values[:, :, :, i::2, j::2]
 
 
-def _entries(bias, rows, columns):
-    """Table `(heads, 2k-1, 2k-1)` → bias `(heads, queries, keys)` of any tile, arbitrary where masked."""
-    top = 2 * rows.kernel_size - 2
-    row, column = (
-        (axis.offset(bias.device) + axis.kernel_size - 1).clamp(0, top) for axis in (rows, columns)
-    )
-    # At least float32: the gradient of an entry is a sum over all queries.
-    bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
-    index = row[:, None, :, None] * bias.shape[2] + column[None, :, None, :]
-    # Not by indexing: on a CPU its gradient is added up by threads in any order, and no run repeats.
-    entries = bias.flatten(1).gather(1, index.flatten().expand(len(bias), -1))
-    return entries.view(len(bias), rows.tile * columns.tile, -1)
+def _keep(ctx, inputs, output):
+    q, k, v, bias, ctx.numbers, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *bias)
 
 
-def _masked_attention(q, k, v, visible, bias):
-    """Attention within each tile and head.
-
-    Args:
-        q, k, v: `(N, tiles, heads, tokens, c)`.
-        visible: bool `(tiles, 1, queries, keys)`.
-        bias: `(heads, queries, keys)`, or what broadcasts to it.
-
-    Returns:
-        `(N, tiles, heads, queries, c)`.
-    """
-    on_cpu, heads = q.device.type == "cpu", q.shape[2]
-    # Torch's fused CPU kernel gives the mask no gradient, and nothing of second order; explicit is as fast.
-    explicit = on_cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias))
-    logits = heads * visible[0].numel()  # of one tile
-    tiles = min(len(visible), max(1, (_CHUNK // logits) if on_cpu else (_GRID // heads)))
-    batch = max(1, _CHUNK // (tiles * logits)) if explicit else _GRID
-    outputs = []
-    for seen, *qkv in zip(visible.split(tiles), *(x.split(tiles, 1) for x in (q, k, v)), strict=True):
-        mask = torch.where(seen, bias, float("-inf")).flatten(0, 1)
-        chunks = zip(*(x.flatten(1, 2).split(batch) for x in qkv), strict=True)
-        kernel = _explicit if explicit else _fused
-        outputs.append(_cat([kernel(*chunk, mask) for chunk in chunks], 0).unflatten(1, (-1, heads)))
-    return _cat(outputs, 1)
+def _differentiate(ctx, grad):
+    q, k, v, *bias = ctx.saved_tensors
+    dq, dk, dv, *to_bias = _backward(grad, q, k, v, bias, ctx.numbers, ctx.scale)
+    return dq, dk, dv, to_bias, None, None
 
 
-def _explicit(q, k, v, mask):
-    return (q @ k.transpose(-2, -1)).add_(mask).softmax(-1) @ v
+def _keep_backward(ctx, inputs, output):
+    grad, q, k, v, bias, ctx.numbers, ctx.scale = inputs
+    ctx.save_for_backward(grad, q, k, v, *bias)
 
 
-def _fused(q, k, v, mask):
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None].to(q.dtype), scale=1.0)
+def _differentiate_backward(ctx, cotangents):
+    """Second order: nothing here needs it fast, so it is the reference's."""
+    with torch.enable_grad():
+        grad, *inputs = (x.detach().requires_grad_() for x in ctx.saved_tensors)
+        q, k, v, *bias = inputs
+        parts = [HeadPartition(*ctx.numbers[3 * i : 3 * i + 3]) for i in range(len(bias))]
+        first = torch.autograd.grad(
+            reference.attend(q, k, v, parts, bias, ctx.scale), inputs, grad, create_graph=True
+        )
+        dgrad, dq, dk, dv, *to_bias = torch.autograd.grad(first, [grad, *inputs], cotangents)
+    return dgrad, dq, dk, dv, to_bias, None, None
 
 
-def _cat(tensors, dim):
-    return torch.cat(tensors, dim) if len(tensors) > 1 else tensors[0]
+_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_fake(lambda q, *_: q.new_empty(q.shape))
+_backward.register_autograd(_differentiate_backward, setup_context=_keep_backward)
+_backward.register_fake(lambda grad, q, k, v, bias, *_: [torch.empty_like(x) for x in (q, k, v, *bias)])
