@@ -9,7 +9,6 @@ import argparse
 import csv
 import io
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,17 +17,12 @@ import time
 import torch
 
 from stylenat.attention import HydraNeighborhoodAttention
+from stylenat.device import peak_memory
 from stylenat.partition import HeadPartition
 from stylenat.paths import workspace, write_atomically
 from stylenat.progress import progress
 
 MODES = ("forward", "forward_backward")
-
-
-def peak_mib():
-    """Greatest resident memory of this process so far, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def measure(size, mode, channels, heads, dilation, repeats):
@@ -46,9 +40,13 @@ def measure(size, mode, channels, heads, dilation, repeats):
         return 1e3 * (time.perf_counter() - start)
 
     step(7 * dilation)
-    baseline = peak_mib()
+    baseline = peak_memory()
     times = [step(size) for _ in range(repeats + 1)][1:]
-    return {"ms": statistics.median(times), "mib": peak_mib() - baseline, "threads": torch.get_num_threads()}
+    return {
+        "ms": statistics.median(times),
+        "mib": (peak_memory() - baseline) / 2**20,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def measure_apart(size, mode, args):

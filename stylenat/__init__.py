@@ -2,10 +2,10 @@
 
 from stylenat.attention import HydraNeighborhoodAttention, neighborhood_attention
 from stylenat.data import open_dataset
+from stylenat.device import keep_freed_memory
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate
 from stylenat.images import to_uint8
-from stylenat.memory import keep_freed_memory
 from stylenat.partition import HeadPartition, format_partitions, parse_partitions
 from stylenat.presets import PRESETS, build_discriminator, build_generator, get_config
 from stylenat.pretrained import load_discriminator, load_generator

@@ -13,6 +13,7 @@ import torch
 from stylenat.checkpoint import Run
 from stylenat.conversion import convert
 from stylenat.data import check
+from stylenat.device import pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate, open_reference
 from stylenat.experiment import score_run
@@ -29,7 +30,7 @@ from stylenat.records import load_runs
 from stylenat.results import memorised, update_readme
 from stylenat.sampling import interpolate, sample_images
 from stylenat.sources import BUNDLED
-from stylenat.training import pick_device, train
+from stylenat.training import train
 
 
 def _train(arguments):

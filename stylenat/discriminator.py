@@ -85,4 +85,8 @@ class Discriminator(nn.Module):
             bands = haar(fir_downsample(inverse_haar(bands)))
             features = conv(features) + from_rgb(bands)
         features = self.final_conv(minibatch_deviation(features))
+        return self._logits(features)
+
+    @torch.compiler.disable  # spectral norm's vectors move at every call: a compiled backward pass objects
+    def _logits(self, features):
         return self.final_linear(features.flatten(1))

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from stylenat.data import open_dataset
+from stylenat.device import pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate, nearest_training_pictures
 from stylenat.features import NETWORKS
@@ -14,7 +15,7 @@ from stylenat.presets import get_config
 from stylenat.progress import progress
 from stylenat.records import record_run
 from stylenat.sampling import sample_images
-from stylenat.training import pick_device, train
+from stylenat.training import train
 
 
 def score_run(run, device=None, *, metrics=(), count=None, networks=NETWORKS, history=True, **extra):

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from stylenat.attention import FullAttention, HydraNeighborhoodAttention, ShiftedWindowAttention
 from stylenat.errors import UserError
@@ -105,6 +106,7 @@ class Generator(nn.Module):
 
     Attributes:
         mean_style: the mean w `(latent_dim,)` that truncation moves towards; None until it is estimated.
+        checkpoint_levels: resolutions whose activations are not kept for the backward pass but computed anew.
 
     Raises:
         UserError: widths and partitions differ in number, or a partition does not fit its level.
@@ -120,6 +122,7 @@ class Generator(nn.Module):
         self.partitions = tuple(map(tuple, partitions))
         self.register_buffer("mean_style", None, persistent=False)  # no tensor of the published state dict
         self.resolution = 4 * 2 ** (len(widths) - 1)
+        self.checkpoint_levels = ()
         self.style = nn.Sequential(PixelNorm(), *(MappingLayer(latent_dim) for _ in range(mapping_depth)))
         self.input = ConstantInput(widths[0])
         self.layers = nn.ModuleList()
@@ -144,7 +147,11 @@ class Generator(nn.Module):
         styles = (w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w).unbind(1)
         x, skip = self.input(len(w)), None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
-            x = level(x, styles[2 * i : 2 * i + 2])
+            own = styles[2 * i : 2 * i + 2]
+            if 4 * 2**i in self.checkpoint_levels and torch.is_grad_enabled():
+                x = checkpoint(level, x, own, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = level(x, own)
             skip = to_rgb(x, skip)
         return skip
 

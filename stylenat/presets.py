@@ -29,7 +29,7 @@ def _widths(value):
 
 _ALLOWED = dict.fromkeys(
     ("nimg", "batch_size", "head_dim", "min_heads", "latent_dim", "mapping_depth", "r1_interval",
-     "ema_half_life", "snapshot", "generator_lr", "discriminator_lr", "clip_norm"),
+     "ema_half_life", "accumulate", "snapshot", "generator_lr", "discriminator_lr", "clip_norm"),
     (_positive, "above 0"),
 ) | dict.fromkeys(("widths", "discriminator_widths"), (_widths, "whole numbers above 0")) | {
     "seed": (lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1"),
@@ -38,6 +38,9 @@ _ALLOWED = dict.fromkeys(
     "r1_gamma": (lambda value: value >= 0, "0 or more"),
     "bcr_weight": (lambda value: value >= 0, "0 or more"),
 }  # fmt: skip
+
+# Left out of a run's identity: so runs recorded before these existed keep their names.
+_HOW = {"checkpoint_levels": (), "accumulate": 1, "compile": False}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Config:
     ema_half_life: int = 20_000  # images
     snapshot: int = 1_000_000  # images between checkpoints
     seed: int = 0
+    # How it is computed, which changes no more than rounding, but for minibatch deviation in smaller batches.
+    checkpoint_levels: tuple[int, ...] = ()  # generator's resolutions with activation checkpointing
+    accumulate: int = 1  # micro-batches a step
+    compile: bool = False  # both networks through torch.compile
     cost: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self):
@@ -81,11 +88,19 @@ class Config:
             raise UserError(
                 f"batch_size={self.batch_size} must be below 5 or a multiple of 4 (minibatch deviation)"
             )
+        micro = self.batch_size // self.accumulate
+        if self.batch_size % self.accumulate or (micro > 4 and micro % 4):
+            raise UserError(
+                f"accumulate={self.accumulate} does not split batch_size={self.batch_size} in equal "
+                "micro-batches below 5 or of a multiple of 4 images"
+            )
         levels = len(self.widths)
         if self.resolution != 4 * 2 ** (levels - 1):
             raise UserError(
                 f"{levels} widths make {4 * 2 ** (levels - 1)} pixels, not resolution={self.resolution}"
             )
+        if odd := set(self.checkpoint_levels) - {4 * 2**i for i in range(levels)}:
+            raise UserError(f"checkpoint_levels={min(odd)} is no level: take of 4, 8, …, {self.resolution}")
         if len(self.discriminator_widths) != levels - 1:
             raise UserError(
                 f"discriminator_widths has {len(self.discriminator_widths)} entries, expected {levels - 1}: "
@@ -120,9 +135,11 @@ class Config:
         return (coarsest, *given)
 
     def to_dict(self):
-        """Plain types only, `cost` left out: what is hashed, stored and compared."""
+        """Plain types only, `cost` and defaults of `_HOW` left out: what is hashed, stored and compared."""
         fields = dataclasses.asdict(self)
-        del fields["cost"]
+        hidden = [name for name, default in _HOW.items() if fields[name] == default]
+        for name in ("cost", *hidden):
+            del fields[name]
         return json.loads(json.dumps(fields))
 
     @property

@@ -4,17 +4,17 @@ import contextlib
 import copy
 import json
 import math
-import resource
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from stylenat.attention import choices
 from stylenat.augment import augment
 from stylenat.checkpoint import Run, optimizer_tensors, restore_optimizer
 from stylenat.data import batches, open_dataset
+from stylenat.device import peak_memory, pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation import evaluate
 from stylenat.features import NETWORKS
@@ -24,21 +24,6 @@ from stylenat.paths import workspace, write_atomically
 from stylenat.progress import progress
 from stylenat.records import provenance
 from stylenat.sampling import sample_images
-
-
-def pick_device(device=None):
-    """The device of that name; by default the GPU where there is one, else the CPU.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros((), device=device).item()  # the one question that every kind of device answers
-    except (AssertionError, ImportError, RuntimeError):  # no such name, driver or number
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"device {str(device)!r} is not to be had here: take {' or '.join(here)}") from None
-    return torch.device(device)
 
 
 def _trainable(module, flag):
@@ -57,7 +42,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.device = config, torch.device(device)
         self.generator = config.build_generator().to(device)
+        self.generator.checkpoint_levels = config.checkpoint_levels
         self.discriminator = config.build_discriminator().to(device)
+        if self.device.type == "cuda":  # on CPUs it gains nothing: docs/performance.md
+            self.discriminator.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The R1 steps in between count as steps of D's Adam (StyleGAN2, appendix B, lazy regularization).
         lazy = config.r1_interval / (config.r1_interval + 1)
@@ -68,6 +56,9 @@ class Trainer:
             ),
         }
         self.nimg = 0
+        if config.compile:  # in place: parameters keep their names
+            self.generator.compile(fullgraph=True, dynamic=False)
+            self.discriminator.compile(dynamic=False)
 
     def step(self, pictures):
         """One step on real pictures, uint8 `(B, 3, R, R)`. Returns named scalar tensors; advances `nimg`."""
@@ -80,7 +71,7 @@ class Trainer:
         losses = {"loss_d": self._discriminator_step(real)}
         if self.nimg // config.batch_size % config.r1_interval == 0:
             losses["r1"] = self._r1_step(real)
-        losses["loss_g"] = self._generator_step(len(real))
+        losses["loss_g"] = self._generator_step(real)
         self.nimg += len(real)
         self._update_ema(len(real))
         return losses
@@ -102,6 +93,9 @@ class Trainer:
 
     def _discriminator_step(self, real):
         _trainable(self.discriminator, True)
+        return self._update("discriminator", self._discriminator_loss, real)
+
+    def _discriminator_loss(self, real):
         weight = self.config.bcr_weight
         with self._precision():
             with torch.no_grad():
@@ -113,29 +107,38 @@ class Trainer:
             if weight:
                 for images, logits in ((real, real_logits), (fake, fake_logits)):
                     total = total + weight * consistency_loss(logits, self.discriminator(augment(images)))
-        self._update("discriminator", total)
-        return loss.detach()
+        return total, loss
 
     def _r1_step(self, real):
+        return self._update("discriminator", self._r1_loss, real)
+
+    def _r1_loss(self, real):
         images = self._look(real).detach().requires_grad_()
-        penalty = r1_penalty(self.discriminator(images), images)  # float32: gradients are small
-        self._update("discriminator", penalty * (self.config.r1_gamma / 2 * self.config.r1_interval))
-        return penalty.detach()
+        # In float32, for gradients are small; and by `forward`, for compiled code has no second derivative.
+        penalty = r1_penalty(self.discriminator.forward(images), images)
+        return penalty * (self.config.r1_gamma / 2 * self.config.r1_interval), penalty
 
-    def _generator_step(self, batch):
+    def _generator_step(self, real):
         _trainable(self.discriminator, False)
-        with self._precision():
-            loss = generator_loss(self.discriminator(self._look(self.generator(self._latents(batch)))))
-        self._update("generator", loss)
-        return loss.detach()
+        return self._update("generator", self._generator_loss, real)
 
-    def _update(self, name, loss):
-        optimizer = self.optimizers[name]
+    def _generator_loss(self, real):
+        with self._precision():
+            loss = generator_loss(self.discriminator(self._look(self.generator(self._latents(len(real))))))
+        return loss, loss
+
+    def _update(self, name, losses, real):
+        """A step of one optimizer: `losses` gives, of a micro-batch, the loss and what is reported."""
+        optimizer, told = self.optimizers[name], []
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part in real.chunk(self.config.accumulate):
+            loss, reported = losses(part)
+            (loss / self.config.accumulate).backward()
+            told.append(reported.detach())
         if name == "discriminator":
             torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.clip_norm)
         optimizer.step()
+        return torch.stack(told).mean()
 
     @torch.no_grad()
     def _update_ema(self, batch):
@@ -163,7 +166,8 @@ class Trainer:
 
 
 def _adam(module, lr, beta2):
-    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.0, beta2))
+    fused = next(module.parameters()).device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.0, beta2), fused=fused)
     for group in optimizer.param_groups:
         group["initial_lr"] = lr
     return optimizer
@@ -215,7 +219,7 @@ def train(config, folder=None, device=None, *, score_every=0):
             info = {
                 "nimg": trainer.nimg,
                 "seconds": round(past["seconds"] + time.perf_counter() - clock, 3),
-                "peak_memory_bytes": max(past["peak_memory_bytes"], _peak_memory(trainer.device)),
+                "peak_memory_bytes": max(past["peak_memory_bytes"], peak_memory(trainer.device)),
             }
             saves = _crossed(config.snapshot, before, config)
             if saves or _crossed(max(config.snapshot // 20, 1), before, config):
@@ -224,7 +228,7 @@ def train(config, folder=None, device=None, *, score_every=0):
             if score_every and _crossed(score_every, before, config):
                 run.keep_score(trainer.nimg, trainer.ema, evaluate(trainer.ema, dataset).values)
             if saves:
-                _snapshot(run, trainer, info | {"provenance": made_by})
+                _snapshot(run, trainer, info | {"attention": choices(), "provenance": made_by})
     return run
 
 
@@ -245,13 +249,6 @@ def _finite(losses, step, run):
                 f"training stopped at step {step}: {name} is {value}; {good}. Lower the learning rates"
             )
     return values
-
-
-def _peak_memory(device):
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
 
 def _snapshot(run, trainer, info):

@@ -375,7 +375,10 @@ def test_errors_of_the_function():
     def call(q=q, k=k, v=v, partitions=partitions, bias=bias, **options):
         return message(neighborhood_attention, q, k, v, partitions, bias, **options)
 
-    assert call(backend="cuda") == "attention backend 'cuda' is unknown: take one of auto, reference, tiled"
+    assert (
+        call(backend="cuda")
+        == "attention backend 'cuda' is unknown: take one of auto, tiled, reference, flex, natten"
+    )
     assert call(k=k[:, :7]) == (
         "q, k, v of shapes (1, 8, 9, 3, 2), (1, 7, 9, 3, 2), (1, 8, 9, 3, 2): "
         "give all three as one (B, H, W, heads, head_dim)"

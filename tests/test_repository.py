@@ -21,11 +21,11 @@ ROOT = Path(__file__).parent.parent
 # Ground floor first: a module imports from modules above it only.
 # fmt: off
 ORDER = [
-    "errors", "memory", "paths", "images", "progress", "records", "partition", "attention", "layers", "mlp",
-    "generator", "sampling", "attention_maps", "discriminator", "presets", "checkpoint", "published", "pretrained",
-    "sources", "data", "distances", "weights", "features", "metrics", "statistics", "conversion",
-    "projection", "pictures", "evaluation", "objective", "augment", "training", "experiment", "protocol",
-    "results", "gallery", "figures", "notebook", "__main__",
+    "errors", "device", "paths", "images", "progress", "records", "partition", "attention", "layers", "mlp",
+    "generator", "sampling", "attention_maps", "discriminator", "presets", "checkpoint", "published",
+    "pretrained", "sources", "data", "distances", "weights", "features", "metrics", "statistics",
+    "conversion", "projection", "pictures", "evaluation", "objective", "augment", "training", "experiment",
+    "protocol", "results", "gallery", "figures", "notebook", "__main__",
 ]
 # fmt: on
 MODULES = sorted((ROOT / "stylenat").rglob("*.py"))

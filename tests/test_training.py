@@ -169,6 +169,110 @@ def test_the_discriminator_s_lazy_rates(config):
     assert group["betas"] == (0.0, pytest.approx(0.99 ** (2 / 3)))
 
 
+def saved_bytes(call):
+    """What autograd keeps of `call()` for the backward pass, parameters aside, in bytes; and the result."""
+    kept = {}
+
+    def pack(x):
+        if not isinstance(x, torch.nn.Parameter):
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = call()
+    return sum(kept.values()), result
+
+
+def test_checkpointed_levels_change_memory_alone(config):
+    torch.manual_seed(0)
+    generator, z = config.build_generator(), torch.randn(2, config.latent_dim)
+    found = []
+    for generator.checkpoint_levels in ((), (32,), (4, 8, 16, 32)):
+        size, image = saved_bytes(lambda: generator(z))
+        found.append((size, image, torch.autograd.grad(image.square().sum(), generator.parameters())))
+    (whole, image, gradients), *others = found
+    sizes = [whole, *(size for size, _, _ in others)]
+    assert sizes[1] < 0.4 * sizes[0] and sizes[2] < 0.5 * sizes[1]
+    for _, other, others_gradients in others:
+        assert torch.equal(other, image) and all(map(torch.equal, others_gradients, gradients))
+
+
+def test_the_trainer_checkpoints_its_generator(config):
+    usual, frugal = (
+        Trainer(get_config("smoke", **TINY, checkpoint_levels=levels), "cpu") for levels in ((), (16, 32))
+    )
+    assert frugal.generator.checkpoint_levels == (16, 32) and frugal.ema.checkpoint_levels == (16, 32)
+    for _ in range(2):
+        assert same(usual.step(pictures()), frugal.step(pictures()))
+    for name, tensors in usual.state().items():
+        assert same(tensors, frugal.state()[name]), name
+
+
+@pytest.mark.parametrize("step", ["_discriminator_step", "_r1_step", "_generator_step"])
+def test_accumulated_gradients_are_the_mean_of_the_micro_batches(step, monkeypatch):
+    """Batches of 8 by two micro-batches of 4, which are minibatch deviation's groups also in the whole."""
+    plain = TINY | {"diffaugment": False}
+    whole, parts = (Trainer(get_config("smoke", **plain, accumulate=n), "cpu") for n in (1, 2))
+    for trainer in (whole, parts):
+        trainer.discriminator.eval()  # spectral norm takes a step of its own at every call in training
+    latents = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    # Groups are strided in a batch of 8: image i lies in group i % 2.
+    strided = torch.arange(8).view(2, 4).T.flatten()
+    real = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    halves = iter(latents.split(4))
+    monkeypatch.setattr(whole, "_latents", lambda n: latents[strided])
+    monkeypatch.setattr(parts, "_latents", lambda n: next(halves))
+    reported = getattr(whole, step)(real[strided]), getattr(parts, step)(real)
+    torch.testing.assert_close(*reported)
+    for a, b in zip(*(gradients(trainer) for trainer in (whole, parts)), strict=True):
+        assert (a - b).norm() <= 1e-4 * a.norm() + 1e-7
+
+
+def gradients(trainer):
+    """Of what was trained; R1 leaves the last bias alone."""
+    networks = trainer.generator, trainer.discriminator
+    return [p.grad for network in networks for p in network.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"accumulate": 3}, "accumulate=3 does not split batch_size=8 in equal micro-batches"),
+        ({"batch_size": 12, "accumulate": 2}, "accumulate=2 does not split batch_size=12 in equal"),
+        ({"checkpoint_levels": (16, 12)}, "checkpoint_levels=12 is no level: take of 4, 8, …, 32"),
+    ],
+)
+def test_settings_of_the_step_are_checked(settings, text):
+    with pytest.raises(UserError, match=text):
+        get_config("smoke", **TINY | settings)
+
+
+def test_settings_of_the_step_name_a_run_only_when_set(config):
+    assert config.to_dict().keys().isdisjoint({"checkpoint_levels", "accumulate", "compile"})
+    other = get_config("smoke", **TINY, accumulate=2)
+    assert other.to_dict()["accumulate"] == 2 and other.run_id != config.run_id
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_networks_step_alike_and_are_compiled_once():
+    """The generator in one graph: `fullgraph` raises where there is a break. R1 is every second step."""
+    small = {"widths": (16, 16, 16), "discriminator_widths": (16, 16), "resolution": 16}
+    small |= {"partitions": "1x3@1,1x3@2/1x3@1,1x3@4", "data": "noto-32"}
+    usual, compiled = (
+        Trainer(get_config("smoke", **TINY | small, compile=value), "cpu") for value in (False, True)
+    )
+    batch = pictures()[:, :, ::2, ::2].contiguous()
+    for i in range(4):
+        with torch.compiler.set_stance("fail_on_recompile" if i > 1 else "default"):
+            losses = compiled.step(batch)
+        for name, loss in usual.step(batch).items():
+            torch.testing.assert_close(losses[name], loss, rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
+    state = compiled.state()
+    assert state["generator"].keys() == usual.state()["generator"].keys()
+
+
 def test_bcr_pulls_augmented_logits_together():
     """With a heavy weight the discriminator is more consistent after some steps than without."""
     gaps = []

@@ -3,11 +3,9 @@
 import torch
 from torch import nn
 
-from stylenat.attention import reference, tiled
+from stylenat.attention.auto import BACKENDS, choose
 from stylenat.errors import UserError
 from stylenat.partition import check_fits, format_partitions
-
-BACKENDS = {"reference": reference.attend, "tiled": tiled.attend}
 
 
 def neighborhood_attention(q, k, v, partitions, bias=None, *, scale=None, backend="auto"):
@@ -18,7 +16,8 @@ def neighborhood_attention(q, k, v, partitions, bias=None, *, scale=None, backen
         partitions: a sequence of `HeadPartition` with `heads` heads together.
         bias: for each partition a relative position table `(heads_p, 2k-1, 2k-1)` or None; None for no bias.
         scale: factor on q; `head_dim ** -0.5` unless given.
-        backend: "reference", "tiled" or "auto" (tiled).
+        backend: "tiled" (any device), "reference" (slow), "flex" (FlexAttention; trains on GPUs only),
+            "natten" (without bias), or "auto": the fastest one here that agrees with "tiled".
 
     Returns:
         `(B, H, W, heads, head_dim)`.
@@ -26,13 +25,14 @@ def neighborhood_attention(q, k, v, partitions, bias=None, *, scale=None, backen
     Raises:
         UserError: unknown backend, shapes that disagree with the partitions, a window larger than the grid.
     """
-    name = "tiled" if backend == "auto" else backend
-    if name not in BACKENDS:
+    if backend not in ("auto", *BACKENDS):
         raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
+    partitions = tuple(partitions)
     bias = [None] * len(partitions) if bias is None else list(bias)
     _check_shapes(q, k, v, partitions, bias)
     check_fits(partitions, q.shape[1], q.shape[2])
-    return BACKENDS[name](q, k, v, partitions, bias, q.shape[-1] ** -0.5 if scale is None else scale)
+    call = q, k, v, partitions, bias, q.shape[-1] ** -0.5 if scale is None else scale
+    return BACKENDS[choose(*call) if backend == "auto" else backend].attend(*call)
 
 
 def _check_shapes(q, k, v, partitions, bias):

@@ -10,6 +10,7 @@ pass computes the weights anew, so that nothing of their size is ever kept.
 import functools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +104,7 @@ def _forward(
 ) -> Tensor:
     out = q.new_empty(q.shape)
     for part, table, (to, *qkv) in _shares(partitions, bias, out, q, k, v):
-        for rows, columns, mask, _ in _masks(part, table, q):
+        for rows, columns, _, mask in _masks(part, table, q):
             mask = mask.to(q.dtype)[None]
             for piece in _pieces(qkv[0], rows, columns):
                 tiles = (_flat(_tiles(x, *piece, keys=i > 0)) for i, x in enumerate(qkv))
@@ -121,7 +122,7 @@ def _backward(
     grads = [torch.zeros_like(x) for x in (q, k, v, *bias)]
     shares = _shares(partitions, bias, *grads[:3], grad, q, k, v)
     for (part, table, (*to, grad, q, k, v)), to_table in zip(shares, grads[3:], strict=True):
-        for rows, columns, mask, offsets in _masks(part, table, q):
+        for rows, columns, pattern, mask in _masks(part, table, q):
             to_mask = torch.zeros_like(mask)
             for piece in _pieces(q, rows, columns):
                 g, q_, k_, v_ = (_flat(_tiles(x, *piece, keys=x is k or x is v)) for x in (grad, q, k, v))
@@ -134,7 +135,7 @@ def _backward(
                 parts = to_logits @ k_ * scale, to_logits.mT @ q_, weights.mT @ g
                 for x, values, keys in zip(to, parts, (False, True, True), strict=True):
                     _add(x, piece, values, keys)
-            to_table += _sum_by_offset(to_mask, *offsets, part).to(table.dtype)
+            to_table += _sum_by_offset(to_mask, pattern).to(table.dtype)
     return grads
 
 
@@ -148,31 +149,44 @@ def _shares(numbers, bias, *tensors):
 
 
 def _masks(part, table, q):
-    """Every pair of runs, with the mask of its tiles `(heads, queries, keys)`: bias, or -inf where unseen.
+    """Every pair of runs, with its `_Pattern` and its tiles' mask `(heads, queries, keys)`: bias, or -inf.
 
-    The mask is float32 at least, for its gradient is a sum over all tiles. Last come the index of the rows'
-    and of the columns' offsets in the table, `(tile, span)` each.
+    The mask is float32 at least, for its gradient is a sum over all tiles.
     """
-    size = part.kernel_size
-    table = table.to(torch.promote_types(table.dtype, torch.float32))
-    row_runs, column_runs = (axis_runs(n, size, part.dilation) for n in q.shape[1:3])
+    table = table.to(torch.promote_types(table.dtype, torch.float32)).flatten(1)
+    row_runs, column_runs = (axis_runs(n, part.kernel_size, part.dilation) for n in q.shape[1:3])
     for rows in row_runs:
-        by_row, down = rows.windows(size, q.device)
         for columns in column_runs:
-            by_column, across = columns.windows(size, q.device)
-            offsets = [(offset + size - 1).clamp(0, 2 * size - 2) for offset in (down, across)]
-            seen = by_row[:, None, :, None] & by_column[None, :, None, :]
-            entries = table[:, offsets[0][:, None, :, None], offsets[1][None, :, None, :]]
-            mask = torch.where(seen, entries, float("-inf"))  # (heads, rows, columns, key rows, key columns)
-            yield rows, columns, mask.flatten(3, 4).flatten(1, 2), offsets
+            pattern = _pattern(rows, columns, part.kernel_size, q.device)
+            entries = table.index_select(1, pattern.index).view(-1, *pattern.seen.shape)
+            yield rows, columns, pattern, torch.where(pattern.seen, entries, float("-inf"))
 
 
-def _sum_by_offset(mask, down, across, part):
-    """The table whose mask's gradient is given: a sum of what lies at the same offset, in a fixed order."""
-    shape = len(down), len(across), down.shape[1], across.shape[1]
-    entry = torch.arange(2 * part.kernel_size - 1, device=mask.device)
-    down, across = ((offset[..., None] == entry).to(mask.dtype) for offset in (down, across))
-    return torch.einsum("hrcij,rix,cjy->hxy", mask.view(-1, *shape), down, across)
+class _Pattern(NamedTuple):
+    """What the tiles of two runs have in common."""
+
+    seen: Tensor  # which keys a query sees: bool (queries, keys)
+    index: Tensor  # in the flat table, of every (query, key)
+    down: Tensor  # bool (2k-1, tile · span): where rows lie at each offset
+    across: Tensor  # the columns, likewise
+    shape: tuple[int, ...]  # rows and columns of a tile, rows and columns of its keys
+
+
+@functools.lru_cache(maxsize=1024)
+def _pattern(rows, columns, size, device):
+    (by_row, down), (by_column, across) = (run.windows(size, device) for run in (rows, columns))
+    seen = by_row[:, None, :, None] & by_column[None, :, None, :]
+    down, across = ((offset + size - 1).clamp(0, 2 * size - 2) for offset in (down, across))
+    index = down[:, None, :, None] * (2 * size - 1) + across[None, :, None, :]
+    entry = torch.arange(2 * size - 1, device=device)[:, None]
+    where = (entry == offset.flatten() for offset in (down, across))
+    return _Pattern(seen.flatten(2).flatten(0, 1), index.flatten(), *where, tuple(seen.shape))
+
+
+def _sum_by_offset(to_mask, pattern):
+    """The table's gradient: the sum of the mask's where the offset is the same, in a fixed order."""
+    by_axis = to_mask.view(-1, *pattern.shape).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return pattern.down.to(by_axis) @ by_axis @ pattern.across.to(by_axis).T
 
 
 def _pieces(q, rows, columns):
@@ -213,8 +227,11 @@ def _add(x, piece, values, keys):
     target = _tiles(x, *piece, keys=keys)
     values = values.view(target.shape)
     # A tile's keys overlap those of its neighbours, but not of those after them.
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        target[:, :, :, i::2, j::2] += values[:, :, :, i::2, j::2]
+    steps = [min(2, n) if keys else 1 for n in target.shape[3:5]]
+    for i in range(steps[0]):
+        for j in range(steps[1]):
+            place = (..., slice(i, None, steps[0]), slice(j, None, steps[1]), *4 * (slice(None),))
+            target[place] += values[place]
 
 
 def _keep(ctx, inputs, output):
