@@ -1,6 +1,7 @@
 """The command line: `python -m stylenat train | evaluate | sample | convert | …`."""
 
 import argparse
+import dataclasses
 import json
 import math
 import re
@@ -8,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from stylenat.checkpoint import Run
@@ -23,13 +25,14 @@ from stylenat.images import picture_grid, save_gif, save_png
 from stylenat.metrics import METRICS, OFFLINE, Score
 from stylenat.paths import write_atomically
 from stylenat.pictures import open_pictures
-from stylenat.presets import PRESETS, get_config, parse_overrides
+from stylenat.presets import PRESETS, build_generator, get_config, parse_overrides
 from stylenat.pretrained import load_generator
 from stylenat.progress import progress
 from stylenat.records import load_runs
 from stylenat.results import memorised, update_readme
 from stylenat.sampling import interpolate, sample_images
 from stylenat.sources import BUNDLED
+from stylenat.throughput import PROTOCOLS, measure, table, told
 from stylenat.training import train
 
 
@@ -130,6 +133,24 @@ def _check(arguments):
     print(check(arguments.path, arguments.resolution))
 
 
+def _throughput(arguments):
+    batches = arguments.batches and _batches(arguments.batches)
+    changes = {"batches": batches, "rounds": arguments.rounds, "dtype": arguments.dtype}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    protocol = dataclasses.replace(PROTOCOLS[arguments.protocol], **changes)
+    rows = measure(build_generator(arguments.preset), protocol, arguments.preset, arguments.device)
+    print(table(rows).to_string(index=False), told(rows[0]), sep="\n")
+    if arguments.csv:
+        write_atomically(Path(arguments.csv), pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def _batches(text):
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UserError(f"batches {text!r}: write numbers with commas between, such as 1,4,16") from None
+
+
 def _presets(_):
     for config in PRESETS.values():
         print(f"{config.preset:<14} {config.cost}")
@@ -202,6 +223,16 @@ def _parser():
     sub = command("check", _check, "tell what is in a folder or zip of images", data)
     sub.add_argument("path", help="folder, zip, or noto-faces")
     sub.add_argument("--resolution", type=int, help="check that every image serves this many pixels")
+    sub = command("throughput", _throughput, "time a preset's generator, next to the floor of this machine")
+    sub.add_argument("preset", help=", ".join(PRESETS))
+    sub.add_argument(
+        "--protocol", choices=PROTOCOLS, default="ours", help="paper: batch 1, 500 rounds after 10, TF32"
+    )
+    sub.add_argument("--batches", metavar="N,N", help="(default: of the protocol)")
+    sub.add_argument("--rounds", type=int, help="calls a batch size (default: of the protocol)")
+    sub.add_argument("--dtype", help="float32 or bfloat16, which is autocast (default: float32)")
+    sub.add_argument("--csv", metavar="FILE", help="write the rows with all that is known of them")
+    sub.add_argument("--device", help=device)
     command("presets", _presets, "list the presets and what they cost")
     command("tables", _tables, "rebuild results/tables and the README's table from the records")
     command("figures", _figures, "rebuild figures/ from results/")

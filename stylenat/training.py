@@ -228,7 +228,9 @@ def train(config, folder=None, device=None, *, score_every=0):
             if score_every and _crossed(score_every, before, config):
                 run.keep_score(trainer.nimg, trainer.ema, evaluate(trainer.ema, dataset).values)
             if saves:
-                _snapshot(run, trainer, info | {"attention": choices(), "provenance": made_by})
+                _snapshot(
+                    run, trainer, info | {"attention": list(map(str, choices())), "provenance": made_by}
+                )
     return run
 
 

@@ -23,9 +23,9 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors", "device", "paths", "images", "progress", "records", "partition", "attention", "layers", "mlp",
     "generator", "sampling", "attention_maps", "discriminator", "presets", "checkpoint", "published",
-    "pretrained", "sources", "data", "distances", "weights", "features", "metrics", "statistics",
-    "conversion", "projection", "pictures", "evaluation", "objective", "augment", "training", "experiment",
-    "protocol", "results", "gallery", "figures", "notebook", "__main__",
+    "pretrained", "floor", "throughput", "sources", "data", "distances", "weights", "features", "metrics",
+    "statistics", "conversion", "projection", "pictures", "evaluation", "objective", "augment", "training",
+    "experiment", "protocol", "results", "gallery", "figures", "notebook", "__main__",
 ]
 # fmt: on
 MODULES = sorted((ROOT / "stylenat").rglob("*.py"))

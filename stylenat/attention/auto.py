@@ -67,12 +67,15 @@ _choices = {}
 
 
 def choices():
-    """All choices of this process as lines of text, sorted."""
-    return sorted(map(str, _choices.values()))
+    """All choices of this process, each a `Choice` whose text tells it all, sorted."""
+    return sorted(_choices.values(), key=str)
 
 
 def choose(q, k, v, partitions, bias, scale):
     """Name of the backend for such a call: measured at the first one of its kind, then remembered."""
+    # Nothing to measure: shapes alone, or code being compiled.
+    if q.device.type == "meta" or isinstance(q, FakeTensor) or torch.compiler.is_compiling():
+        return "tiled"
     tensors = [x for x in (q, k, v, *bias) if x is not None]
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -81,8 +84,6 @@ def choose(q, k, v, partitions, bias, scale):
         for name, backend in BACKENDS.items()
         if backend.suits(q, bias, gradients) and (backend.deterministic(bias) or not deterministic)
     ]
-    if torch.compiler.is_compiling() or isinstance(q, FakeTensor):  # no time to measure: shapes alone
-        return "tiled"
     biased = tuple(table is not None for table in bias)
     key = (q.device, q.dtype, q.shape, partitions, biased, gradients, *names)
     if key not in _choices:

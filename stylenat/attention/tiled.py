@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from stylenat.attention import reference
 from stylenat.partition import HeadPartition
@@ -267,3 +268,16 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 _forward.register_fake(lambda q, *_: q.new_empty(q.shape))
 _backward.register_autograd(_differentiate_backward, setup_context=_keep_backward)
 _backward.register_fake(lambda grad, q, k, v, bias, *_: [torch.empty_like(x) for x in (q, k, v, *bias)])
+
+
+# For PyTorch's flop counter: two products of every query with its own window; five in the backward pass.
+@register_flop_formula(torch.ops.stylenat.tiled_attention)
+def _flops(q, k, v, bias, partitions, *_, out_shape=None):
+    batch, height, width, _, channels = q
+    keys = sum(partitions[i] * partitions[i + 1] ** 2 for i in range(0, len(partitions), 3))
+    return 2 * 2 * batch * height * width * channels * keys
+
+
+@register_flop_formula(torch.ops.stylenat.tiled_attention_backward)
+def _backward_flops(grad, *inputs, out_shape=None):
+    return 5 * _flops(*inputs) // 2
