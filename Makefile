@@ -1,11 +1,12 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
 # make test        lint, tests, notebooks
+# make bench       every step against its floor; BASE=COMMIT measures that one too, CASES="step-64" these alone
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := agg
 
-.PHONY: install reproduce results test test-slow notebooks clean
+.PHONY: install reproduce natten results test test-slow bench notebooks clean
 
 install: $(VENV)/installed
 
@@ -14,7 +15,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,test]'
+	command -v nvcc >/dev/null || $(MAKE) natten || echo "NATTEN did not build: its attention backend is left out"
 	touch $@
+
+# Its build looks for the torch that is there. With a CUDA compiler it builds kernels for as long as an hour, so
+# there nobody but you asks for it; without one it takes seconds.
+natten:
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation natten
 
 reproduce: install
 	$(BIN)/python -m stylenat train noto-32
@@ -37,6 +44,9 @@ test: install
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+bench: install
+	$(BIN)/python scripts/bench.py $(CASES) $(if $(BASE),--base $(BASE))
 
 # Execute every notebook in place, as committed.
 notebooks: install

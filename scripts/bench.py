@@ -89,7 +89,7 @@ def prepare(case, checkpointed, floor):
     if case in SAMPLES:
         return torch.no_grad()(lambda: generator(z)), floor.generator_products(generator, batch)
     with torch.device("meta"):
-        twin, nothing = published(side).build_generator(), torch.empty_like(z)
+        twin, nothing = published(side).build_generator(), torch.empty(z.shape)
 
     def step(network, z):
         network.zero_grad(set_to_none=True)
