@@ -4,10 +4,19 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn.utils import spectral_norm
+from torch.nn import utils
 
 from stylenat.errors import UserError
 from stylenat.layers import BiasActivation, Blur, fir_downsample, haar, inverse_haar
+
+
+def spectral_norm(module):
+    """PyTorch's spectral norm, but for autocast, which would take its power iteration in half precision."""
+    module = utils.spectral_norm(module)
+    (norm,) = module._forward_pre_hooks.values()
+    for device in ("cpu", "cuda"):
+        norm.compute_weight = torch.autocast(device, enabled=False)(norm.compute_weight)
+    return module
 
 
 def _conv(channels, out_channels, kernel_size, **options):
@@ -52,8 +61,9 @@ def minibatch_deviation(x, group_size=4):
         raise UserError(
             f"a batch of {batch} images can't be split in groups of {group}: use a multiple of {group}"
         )
-    variance = x.unflatten(0, (group, -1)).var(dim=0, correction=0)  # (B / group, C, H, W)
-    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3)).repeat(group)
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))  # also under autocast
+    variance = exact.unflatten(0, (group, -1)).var(dim=0, correction=0)  # (B / group, C, H, W)
+    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3)).repeat(group).to(x.dtype)
     return torch.cat([x, deviation[:, None, None, None].expand(-1, 1, height, width)], dim=1)
 
 

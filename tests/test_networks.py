@@ -195,3 +195,39 @@ def test_pictures_survive_the_image_space():
 def test_picture_grid_reads_row_by_row():
     pictures = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
     assert picture_grid(pictures, 3)[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+# --- autocast: what has to stay in float32
+
+
+def test_statistics_stay_in_float32_under_autocast(generator):
+    seen = []
+    for module in generator.modules():
+        if isinstance(module, layers.AdaIN):
+            module.register_forward_hook(lambda m, inputs, out: seen.append((inputs[0].dtype, out.dtype)))
+    z = torch.randn(2, generator.latent_dim)
+    with torch.no_grad():
+        exact = generator(z)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = generator(z)
+    assert set(seen) == {(torch.float32, torch.float32)}
+    assert 1e-5 < ((rough - exact).norm() / exact.norm()).item() < 0.05
+
+
+def test_spectral_norm_and_deviation_stay_in_float32_under_autocast():
+    def final(enabled):
+        torch.manual_seed(0)
+        discriminator = stylenat.build_discriminator("smoke")
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = discriminator(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+        logits.sum().backward()
+        weights = [m.weight for m in discriminator.modules() if hasattr(m, "weight_orig")]
+        return weights, {name: b.clone() for name, b in discriminator.named_buffers()}, logits
+
+    (exact, buffers, logits), (weights, others, rough) = final(False), final(True)
+    assert rough.dtype == torch.bfloat16 and (rough.float() - logits).norm() < 0.05 * logits.norm()
+    assert all(map(torch.equal, exact, weights))
+    assert all(torch.equal(buffers[name], others[name]) for name in buffers)
+    x = torch.randn(4, 3, 8, 8)
+    deviation = minibatch_deviation(x.bfloat16().float())[:, -1]
+    assert torch.equal(minibatch_deviation(x.bfloat16())[:, -1], deviation.bfloat16())

@@ -20,8 +20,9 @@ from torch.utils.flop_counter import register_flop_formula
 from stylenat.attention import reference
 from stylenat.partition import HeadPartition
 
-_TILE = 8  # queries a side, at least: larger tiles waste products on masked keys, smaller ones copy more halo
+_TILE = 4  # queries a side: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
+_COLUMNS = 16  # on a CPU, products with fewer take twice as long
 _CHUNK = 2**20  # logits that a CPU computes at once: more would leave its caches
 
 
@@ -79,8 +80,7 @@ def axis_runs(n, kernel_size, dilation):
 
 def _cut_group(length, kernel_size):
     """The tiles of a group: `[count, query, tile, key, span]` of those next to each other and alike."""
-    tile = max(_TILE, kernel_size + 1)
-    tile = length if length <= max(_WHOLE, tile + kernel_size - 1) else tile
+    tile = length if length <= max(_WHOLE, _TILE + kernel_size - 1) else _TILE
     start = [min(max(query - kernel_size // 2, 0), length - kernel_size) for query in range(length)]
     alike = {}
     for query in range(0, length, tile):
@@ -106,13 +106,31 @@ def _forward(
     out = q.new_empty(q.shape)
     for part, table, (to, *qkv) in _shares(partitions, bias, out, q, k, v):
         for rows, columns, _, mask in _masks(part, table, q):
-            mask = mask.to(q.dtype)[None]
             for piece in _pieces(qkv[0], rows, columns):
-                tiles = (_flat(_tiles(x, *piece, keys=i > 0)) for i, x in enumerate(qkv))
-                result = F.scaled_dot_product_attention(*tiles, attn_mask=mask, scale=scale)
+                result = _attend(*(_gather(x, piece, keys=i > 0) for i, x in enumerate(qkv)), mask, scale)
                 target = _tiles(to, *piece)
-                target.copy_(result.view(target.shape))
+                target.copy_(result.reshape(target.shape))
     return out
+
+
+def _attend(q, k, v, mask, scale):
+    """Attention of tiles; on a CPU by plain products, for they stay in its caches and are faster there."""
+    if q.device.type != "cpu":
+        mask = mask.to(q.dtype)[None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return _product(_weights(q * scale, k, mask).to(v.dtype), v)
+
+
+def _weights(q, k, mask):
+    return (q @ k.mT).to(mask.dtype).add_(mask).softmax(-1)
+
+
+def _product(x, y):
+    """`x @ y`, on a CPU with at least `_COLUMNS` columns."""
+    columns = y.shape[-1]
+    if y.device.type != "cpu" or columns >= _COLUMNS:
+        return x @ y
+    return (x @ F.pad(y, (0, _COLUMNS - columns)))[..., :columns]
 
 
 @torch.library.custom_op("stylenat::tiled_attention_backward", mutates_args=())
@@ -126,14 +144,16 @@ def _backward(
         for rows, columns, pattern, mask in _masks(part, table, q):
             to_mask = torch.zeros_like(mask)
             for piece in _pieces(q, rows, columns):
-                g, q_, k_, v_ = (_flat(_tiles(x, *piece, keys=x is k or x is v)) for x in (grad, q, k, v))
+                g, q_, k_, v_ = (_gather(x, piece, keys=x is k or x is v) for x in (grad, q, k, v))
                 q_ = q_ * scale
-                weights = (q_ @ k_.mT + mask).softmax(-1)
+                weights = _weights(q_, k_, mask)
                 to_logits = (g @ v_.mT).to(mask.dtype)
                 to_logits = to_logits.sub_((weights * to_logits).sum(-1, keepdim=True)).mul_(weights)
                 to_mask += to_logits.sum(0)
                 to_logits, weights = to_logits.to(q.dtype), weights.to(q.dtype)
-                parts = to_logits @ k_ * scale, to_logits.mT @ q_, weights.mT @ g
+                pairs = (to_logits, k_), (to_logits.mT, q_), (weights.mT, g)
+                parts = [_product(*pair) for pair in pairs]
+                parts[0] *= scale
                 for x, values, keys in zip(to, parts, (False, True, True), strict=True):
                     _add(x, piece, values, keys)
             to_table += _sum_by_offset(to_mask, pattern).to(table.dtype)
@@ -218,17 +238,18 @@ def _tiles(x, images, rows, columns, keys=False):
     return x.permute(0, 5, 7, 1, 2, 3, 6, 8, 4)
 
 
-def _flat(tiles):
-    """`(N, heads, tokens, c)` of `_tiles`."""
-    return tiles.flatten(6, 7).flatten(0, 4)
+def _gather(x, piece, keys):
+    """Copies of the tiles: `(N, heads, tokens, c)`."""
+    return _tiles(x, *piece, keys=keys).flatten(6, 7).flatten(0, 4)
 
 
 def _add(x, piece, values, keys):
     """Add `(N, heads, tokens, c)` to the tiles of `x`."""
     target = _tiles(x, *piece, keys=keys)
-    values = values.view(target.shape)
-    # A tile's keys overlap those of its neighbours, but not of those after them.
-    steps = [min(2, n) if keys else 1 for n in target.shape[3:5]]
+    values = values.reshape(target.shape)
+    # A tile's keys overlap those of its neighbours: of so many, one at a time.
+    overlaps = (-(-run.span // run.tile) for run in piece[1:])
+    steps = [min(n, at_once) if keys else 1 for n, at_once in zip(target.shape[3:5], overlaps, strict=True)]
     for i in range(steps[0]):
         for j in range(steps[1]):
             place = (..., slice(i, None, steps[0]), slice(j, None, steps[1]), *4 * (slice(None),))
@@ -236,19 +257,14 @@ def _add(x, piece, values, keys):
 
 
 def _keep(ctx, inputs, output):
-    q, k, v, bias, ctx.numbers, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v, *bias)
+    *tensors, bias, ctx.numbers, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *bias)
 
 
 def _differentiate(ctx, grad):
     q, k, v, *bias = ctx.saved_tensors
     dq, dk, dv, *to_bias = _backward(grad, q, k, v, bias, ctx.numbers, ctx.scale)
     return dq, dk, dv, to_bias, None, None
-
-
-def _keep_backward(ctx, inputs, output):
-    grad, q, k, v, bias, ctx.numbers, ctx.scale = inputs
-    ctx.save_for_backward(grad, q, k, v, *bias)
 
 
 def _differentiate_backward(ctx, cotangents):
@@ -266,7 +282,7 @@ def _differentiate_backward(ctx, cotangents):
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 _forward.register_fake(lambda q, *_: q.new_empty(q.shape))
-_backward.register_autograd(_differentiate_backward, setup_context=_keep_backward)
+_backward.register_autograd(_differentiate_backward, setup_context=_keep)
 _backward.register_fake(lambda grad, q, k, v, bias, *_: [torch.empty_like(x) for x in (q, k, v, *bias)])
 
 
