@@ -30,7 +30,14 @@ GENERATORS = {"generator-64": (64, 2), "generator-128": (128, 1), "generator-256
 STEPS = {"step-noto-32": (16, 32), "step-noto-64": (32, 64), "step-64": (32, 64), "step-128": (64, 128)}
 CASES = (*SAMPLES, *GENERATORS, *STEPS)
 WITHOUT = ("allocator", "mlp", "attention")  # changes that can be undone
-ROUNDS = {"sample-256": 7, "sample-512": 3, "sample-1024": 2, "step-noto-32": 15, "step-noto-64": 9}
+ROUNDS = {
+    "sample-256": 7,
+    "generator-256": 3,
+    "step-64": 3,
+    "step-128": 3,
+    "step-noto-32": 15,
+    "step-noto-64": 9,
+}
 
 
 def load(path):
@@ -61,9 +68,8 @@ def undo(change, base):
     from stylenat import generator, mlp
     from stylenat.attention import auto
 
-    if (
-        change == "allocator"
-    ):  # glibc's defaults of M_MMAP_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, fully grown
+    if change == "allocator":
+        # glibc's defaults of M_MMAP_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, fully grown
         for name, value in ((-4, 2**16), (-3, 2**25), (-1, 2**26)):
             ctypes.CDLL(None).mallopt(name, value)
     elif change == "mlp":
@@ -125,7 +131,8 @@ def measure(case, change="", checkpointed=False, base=""):
     if change:
         undo(change, base)
     call()
-    call()
+    if case not in STEPS:  # these made one already
+        call()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
     least, times, ratios = floor.Floor(products, "cpu"), [], []
     for _ in range(ROUNDS.get(case, 5)):
@@ -260,6 +267,8 @@ def main():
         return
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"case {min(unknown)!r} is unknown: take of {', '.join(CASES)}")
+    if arguments.page and arguments.base:
+        keep("base", arguments.base)
     todo = list(jobs(arguments.cases or CASES, full=arguments.page and not arguments.cases))
     with checkout(arguments.base) if arguments.base else contextlib.nullcontext() as base:
         for key, task, options, older in progress(todo, unit="case"):
