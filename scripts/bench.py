@@ -6,6 +6,7 @@ ratios of one run only. Every case runs in a process of its own, so that its pea
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import importlib.util
 import json
@@ -61,20 +62,24 @@ def published(side, **settings):
     return get_config("ffhq-1024", resolution=side, widths=widths, discriminator_widths=critic, **settings)
 
 
-def undo(change, base):
-    """Undo one change in this process; the attention of before comes from the clone `base`."""
-    import ctypes
+def keep_freed_memory(keep):
+    """Have glibc keep freed memory, or give it back as by its defaults, thresholds fully grown."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for name, kept, given_back in ((-4, 0, 2**16), (-3, 2**25, 2**25), (-1, -1, 2**26)):
+            libc.mallopt(name, kept if keep else given_back)
+    if not keep:
+        torch.empty(2**18)  # freed: the end of the heap goes back with it
 
+
+def undo(change, base):
+    """Undo the MLP's slices in this process, or the attention: that of before comes from the clone `base`."""
     from stylenat import generator, mlp
     from stylenat.attention import auto
 
-    if change == "allocator":
-        # glibc's defaults of M_MMAP_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, fully grown
-        for name, value in ((-4, 2**16), (-3, 2**25), (-1, 2**26)):
-            ctypes.CDLL(None).mallopt(name, value)
-    elif change == "mlp":
+    if change == "mlp":
         generator.mlp = mlp._whole
-    else:
+    elif change == "attention":
         old = load(Path(base, "stylenat", "attention", "tiled.py"))
 
         def attend(q, k, v, partitions, bias, scale):
@@ -125,7 +130,11 @@ def prepare_step(case, levels, floor):
 
 def measure(case, change="", checkpointed=False, base=""):
     """Seconds, ratios to the floor and peak memory of a case, a dict."""
+    import stylenat
+
     torch.manual_seed(0)
+    keeps = hasattr(stylenat, "keep_freed_memory") and change != "allocator"
+    keep_freed_memory(keeps)
     floor = load(ROOT / "stylenat" / "floor.py")
     call, products = prepare(case, checkpointed, floor)
     if change:
@@ -136,9 +145,11 @@ def measure(case, change="", checkpointed=False, base=""):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
     least, times, ratios = floor.Floor(products, "cpu"), [], []
     for _ in range(ROUNDS.get(case, 5)):
+        keep_freed_memory(keeps)
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
+        keep_freed_memory(True)  # the floor is of products alone
         ratios.append(times[-1] / least())
     seconds, ratio = statistics.median(times), statistics.median(ratios)
     return {

@@ -2,9 +2,25 @@
 
 import json
 
+from matplotlib.figure import Figure
+
+from stylenat.figures import save
+from stylenat.gallery import GREY, WIDTH
 from stylenat.paths import workspace, write_atomically
 from stylenat.records import provenance
 
+SAMPLES = {f"sample-{side}": f"sample, {side} × {side}" for side in (64, 128, 256, 512, 1024)}
+GENERATORS = {
+    "generator-64": "64 × 64, batch 2",
+    "generator-128": "128 × 128, batch 1",
+    "generator-256": "256 × 256, batch 1",
+}
+STEPS = {
+    "step-noto-32": "`noto-32`, batch 16",
+    "step-noto-64": "`noto-64`, batch 16",
+    "step-64": "published widths, 64 × 64, batch 4",
+    "step-128": "published widths, 128 × 128, batch 4",
+}
 PREDICTIONS = {  # change: what it is, and what a profile of the state before promised
     "allocator": (
         "glibc keeps freed memory (`stylenat/device.py`)",
@@ -74,68 +90,74 @@ def _changes(numbers):
 
 
 def _generators(numbers):
-    titles = {"64": "64 × 64, batch 2", "128": "128 × 128, batch 1", "256": "256 × 256, batch 1"}
-    rows = [[title, *_cells(numbers, f"generator-{side}")] for side, title in titles.items()]
-    return _table(["", *HEAD], rows)
+    return _table(["", *HEAD], [[title, *_cells(numbers, case)] for case, title in GENERATORS.items()])
 
 
 def _steps(numbers):
-    titles = {
-        "noto-32": "`noto-32`, batch 16",
-        "noto-64": "`noto-64`, batch 16",
-        "64": "published widths, 64 × 64, batch 4",
-        "128": "published widths, 128 × 128, batch 4",
-    }
     rows = []
-    for name, title in titles.items():
-        frugal = numbers[f"step-{name} checkpointed"]
-        rows.append([title, *_cells(numbers, f"step-{name}"), f"{frugal['seconds']:.3g} s", _memory(frugal)])
+    for case, title in STEPS.items():
+        frugal = numbers[f"{case} checkpointed"]
+        rows.append([title, *_cells(numbers, case), f"{frugal['seconds']:.3g} s", _memory(frugal)])
     return _table(["", *HEAD, "checkpointed", "peak"], rows)
 
 
 def _scaling(numbers):
     rows = []
-    for side in (64, 128, 256, 512, 1024):
-        found = numbers[f"sample-{side} now"]
+    for case, title in SAMPLES.items():
+        found, before = numbers[f"{case} now"], numbers[f"{case} before"]
         cost = 1e12 * found["seconds"] / found["macs"]
         cells = f"{found['macs'] / 1e9:.1f}", f"{found['seconds']:.2f} s", f"{cost:.1f} ps", _ratio(found)
-        before = numbers[f"sample-{side} before"]
-        rows.append(
-            [f"{side} × {side}", *cells, _memory(found), f"{before['seconds']:.2f} s", _memory(before)]
-        )
-    head = ["one picture", "GMAC", "time", "per MAC", "× floor", "peak", "before", "peak"]
+        cells += _memory(found), f"{before['seconds']:.2f} s", _memory(before)
+        rows.append([title, *cells])
+    head = ["", "GMAC", "time", "per MAC", "× floor", "peak", "before", "peak"]
     return _table(head, rows)
 
 
-def _spread(numbers):
-    costs = [
-        found["seconds"] / found["macs"]
-        for found in (numbers[f"sample-{side} now"] for side in (128, 256, 512, 1024))
-    ]
+def _growth(numbers, key):
+    """The most that `key` takes a multiply-accumulate from 128 to 1024, by the least."""
+    found = [numbers[f"sample-{side} now"] for side in (128, 256, 512, 1024)]
+    costs = [each[key] / each["macs"] for each in found]
     return max(costs) / min(costs)
 
 
 def _profile(numbers):
-    pairs = zip(numbers["profile before"], numbers["profile now"], strict=True)
-    rows = [
-        [
-            cell
-            for name, ms, calls in pair
-            for cell in (f"`{name.split('::')[-1]}`", f"{ms:.0f}", f"{calls:,}")
-        ]
-        for pair in pairs
-    ]
+    rows = []
+    for pair in zip(numbers["profile before"], numbers["profile now"], strict=True):
+        rows.append([])
+        for name, milliseconds, calls in pair:
+            rows[-1] += f"`{name.split('::')[-1]}`", f"{milliseconds:.0f}", f"{calls:,}"
     return _table(["before", "ms", "calls", "now", "ms", "calls"], rows)
 
 
 def _errors(numbers):
-    rows = [[name, f"{errors[0]:.0e}", f"{max(errors[1:]):.0e}" if errors[1:] else "–"]
-            for name, errors in numbers["equality"]["errors"].items()]  # fmt: skip
+    rows = [
+        [name, f"{output:.0e}", f"{max(gradients):.0e}" if gradients else "–"]
+        for name, (output, *gradients) in numbers["equality"]["errors"].items()
+    ]
     return _table(["", "output", "worst gradient"], rows)
 
 
+def _picture(numbers):
+    """Every case's ratio to the floor, before and now."""
+    titles = SAMPLES | {case: f"forward + backward, {title}" for case, title in GENERATORS.items()}
+    titles |= {case: f"step, {title.replace('`', '')}" for case, title in STEPS.items()}
+    figure = Figure((WIDTH, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for state, colour in (("before", GREY), ("now", "#0072B2")):
+        found = [numbers[f"{case} {state}"] for case in titles]
+        axes.hlines(range(len(found)), [f["low"] for f in found], [f["high"] for f in found], color=colour)
+        axes.scatter([f["ratio"] for f in found], range(len(found)), color=colour, label=state)
+    axes.axvline(1, color="black", linewidth=1, label="floor")
+    axes.set_yticks(range(len(titles)), titles.values())
+    axes.set(xlim=(0, None), xlabel="times the floor; lines: lowest to highest")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
 def write_page():
-    """Write docs/performance.md.
+    """Write docs/performance.md and its picture, figures/performance.png.
 
     Raises:
         KeyError: a case was not measured yet.
@@ -147,14 +169,16 @@ def write_page():
     choices = "\n".join(f"    {line}" for line in numbers["equality"]["choices"])
     text = f"""# Performance
 
-Written by `python scripts/bench.py --base {base} --page`: {machine}, float32. *Before* is
-commit {base}, measured in turn with today's. `make bench BASE=COMMIT` compares with any other. Nothing here was
-measured on a GPU.
+Written by `python scripts/bench.py --base {base} --page`: {machine}, float32.
+*Before* is commit {base}, measured in turn with today's; `make bench BASE=COMMIT` compares with any other.
+Nothing here was measured on a GPU.
 
-**The floor** is the time of the dense products alone: each matrix product and learned convolution of the call, forward
-and backward, with its own shapes, by `torch.mm` and its like. A ratio to it is taken in one process within seconds,
-for times themselves vary by a fifth from hour to hour; it is the median, in brackets the lowest and the highest.
-Memory is the peak of the whole process, some 0.6 GB of it PyTorch.
+**The floor** is the time of the dense products alone: each matrix product and learned convolution of the
+call, forward and backward, with its own shapes, by `torch.mm` and its like. A ratio to it is taken in one
+process within seconds, for times themselves vary by a fifth from hour to hour. It is the median; in brackets
+are the lowest and the highest. Memory is the peak of the whole process, some 0.6 GB of it PyTorch.
+
+![Every case's ratio to the floor](../figures/performance.png)
 
 ## Sampling
 
@@ -163,14 +187,12 @@ One 256 × 256 picture, published FFHQ-256 widths, seven rounds: **{_ratio(sampl
 
 {_changes(numbers)}
 
-Ratios to the floor at 256 × 256: without the change → with it. What is predicted is of the sampling, from the
-profile of before.
-
-Where the time went, in the ten operators that took most of one picture:
+Ratios to the floor at 256 × 256: without the change → with it. The predictions are for sampling, from the
+profile of before:
 
 {_profile(numbers)}
 
-`addmm` and `mm` are the floor.
+These are the ten operators that took most of one picture; `addmm` and `mm` are the floor.
 
 ## Forward and backward
 
@@ -181,7 +203,7 @@ The generator alone, gradients of all weights:
 ## Training step
 
 Both networks, DiffAugment or bCR as configured, a step without R1 (every 16th has it, and makes the peak).
-*Checkpointed*: with `checkpoint_levels` of the two finest levels, where most of the memory is.
+*Checkpointed*: `checkpoint_levels` of the two finest levels, where most of the memory is.
 
 {_steps(numbers)}
 
@@ -189,12 +211,16 @@ Both networks, DiffAugment or bCR as configured, a step without R1 (every 16th h
 
 {_scaling(numbers)}
 
-From 128 to 1024 the cost of a multiply-accumulate stays within {_spread(numbers):.2f} ×.
+From 128 to 1024 the cost of a multiply-accumulate grows {_growth(numbers, "seconds"):.2f} ×, more than the
+1.3 × aimed at. The dense products alone, by the same count, grow {_growth(numbers, "floor"):.2f} ×: at 32 and
+64 channels they wait for memory. The rest is what takes time but multiplies little: norms, and the softmax of
+attention, over 100 keys a query to have the 49 of its window.
 
 ## Equality
 
-Relative errors of float32 against the definition in float64; the golden values of the authors' code are unchanged.
-Checkpointing is equal bit for bit, accumulation and `compile` within 1e-4 of the gradients (`tests/test_training.py`).
+Relative errors of float32 against the definition in float64. The golden values of the authors' code hold
+unchanged. Checkpointing is equal bit for bit, accumulation and `compile` to rounding
+(`tests/test_training.py`).
 
 {_errors(numbers)}
 
@@ -202,17 +228,24 @@ Checkpointing is equal bit for bit, accumulation and `compile` within 1e-4 of th
 
 {choices}
 
-On a CPU nothing competes with `tiled`: FlexAttention has no backward pass there and fills the whole attention matrix,
-NATTEN has no bias. The second line is after a backend was injected whose logits are 1 % too large.
+On a CPU nothing competes with `tiled`: FlexAttention has no backward pass there and fills the whole
+attention matrix, NATTEN has no bias. The second line is after a backend was injected whose logits are 1 %
+too large.
 
 ## Tried, and left out
 
-- Channels-last convolutions and a separable FIR in the discriminator: within 1 % of today's on this CPU, and R1 slower.
+- `torch.compile` on a CPU: exact, but slower (1.8 instead of 1.4 times the floor at 256 × 256, 3.3 instead of
+  2.1 at 1024 × 1024): its MLP holds the whole hidden layer, which leaves the caches.
+- Channels-last convolutions and a separable FIR in the discriminator: within 1 % on a CPU, and R1 slower.
   On a GPU the discriminator is channels-last.
-- AdaIN by `batch_norm`: three times as fast, but its sums are off by up to 6e-5.
+- AdaIN by `batch_norm`: three times as fast, but off by up to 6e-5.
+- Linear layers as 1 × 1 convolutions of oneDNN: a third faster at 32 channels, a tenth elsewhere, but no gain
+  in the MLP, where most of the time is.
 - Huge pages: 4 %, and an environment variable that users would have to set.
-- Reuse for R1: nothing is at hand, as the discriminator has moved since its own step and R1 wants float32. bCR reuses
-  the logits of the plain pictures.
-- Smaller and larger tiles and chunks than those in `stylenat/attention/tiled.py`: slower at most shapes.
+- Reuse for R1: nothing is at hand, as the discriminator has moved since its own step and R1 wants float32.
+  bCR reuses the logits of the plain pictures.
+- Tiles of 8 × 8 queries: fewer copies of the halo, but 196 keys a query instead of 100; slower in both
+  directions.
 """
     write_atomically(workspace("docs", "performance.md"), text)
+    save(_picture(numbers), "performance")
