@@ -22,7 +22,7 @@ from stylenat.partition import HeadPartition
 
 _TILE = 4  # queries a side: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
-_COLUMNS = 16  # on a CPU, products with fewer take twice as long
+_COLUMNS = 16  # a CPU multiplies by a matrix of fewer at half the speed
 _CHUNK = 2**20  # logits that a CPU computes at once: more would leave its caches
 
 
@@ -108,8 +108,7 @@ def _forward(
         for rows, columns, _, mask in _masks(part, table, q):
             for piece in _pieces(qkv[0], rows, columns):
                 result = _attend(*(_gather(x, piece, keys=i > 0) for i, x in enumerate(qkv)), mask, scale)
-                target = _tiles(to, *piece)
-                target.copy_(result.reshape(target.shape))
+                _write(to, piece, result)
     return out
 
 
@@ -126,11 +125,7 @@ def _weights(q, k, mask):
 
 
 def _product(x, y):
-    """`x @ y`, on a CPU with at least `_COLUMNS` columns."""
-    columns = y.shape[-1]
-    if y.device.type != "cpu" or columns >= _COLUMNS:
-        return x @ y
-    return (x @ F.pad(y, (0, _COLUMNS - columns)))[..., :columns]
+    return (y.mT @ x.mT).mT if y.shape[-1] < _COLUMNS else x @ y
 
 
 @torch.library.custom_op("stylenat::tiled_attention_backward", mutates_args=())
@@ -140,7 +135,7 @@ def _backward(
 ) -> list[Tensor]:  # fmt: skip
     grads = [torch.zeros_like(x) for x in (q, k, v, *bias)]
     shares = _shares(partitions, bias, *grads[:3], grad, q, k, v)
-    for (part, table, (*to, grad, q, k, v)), to_table in zip(shares, grads[3:], strict=True):
+    for (part, table, (to_q, to_k, to_v, grad, q, k, v)), to_table in zip(shares, grads[3:], strict=True):
         for rows, columns, pattern, mask in _masks(part, table, q):
             to_mask = torch.zeros_like(mask)
             for piece in _pieces(q, rows, columns):
@@ -148,14 +143,12 @@ def _backward(
                 q_ = q_ * scale
                 weights = _weights(q_, k_, mask)
                 to_logits = (g @ v_.mT).to(mask.dtype)
-                to_logits = to_logits.sub_((weights * to_logits).sum(-1, keepdim=True)).mul_(weights)
+                to_logits = torch.ops.aten._softmax_backward_data(to_logits, weights, -1, mask.dtype)
                 to_mask += to_logits.sum(0)
                 to_logits, weights = to_logits.to(q.dtype), weights.to(q.dtype)
-                pairs = (to_logits, k_), (to_logits.mT, q_), (weights.mT, g)
-                parts = [_product(*pair) for pair in pairs]
-                parts[0] *= scale
-                for x, values, keys in zip(to, parts, (False, True, True), strict=True):
-                    _add(x, piece, values, keys)
+                _write(to_q, piece, _product(to_logits, k_).mul_(scale))
+                _add(to_k, piece, _product(to_logits.mT, q_))
+                _add(to_v, piece, _product(weights.mT, g))
             to_table += _sum_by_offset(to_mask, pattern).to(table.dtype)
     return grads
 
@@ -243,13 +236,19 @@ def _gather(x, piece, keys):
     return _tiles(x, *piece, keys=keys).flatten(6, 7).flatten(0, 4)
 
 
-def _add(x, piece, values, keys):
-    """Add `(N, heads, tokens, c)` to the tiles of `x`."""
-    target = _tiles(x, *piece, keys=keys)
+def _write(x, piece, values):
+    """Put the queries' `(N, heads, tokens, c)` in their places in `x`."""
+    target = _tiles(x, *piece)
+    target.copy_(values.reshape(target.shape))
+
+
+def _add(x, piece, values):
+    """Add the keys' `(N, heads, tokens, c)` to those in `x`."""
+    target = _tiles(x, *piece, keys=True)
     values = values.reshape(target.shape)
     # A tile's keys overlap those of its neighbours: of so many, one at a time.
     overlaps = (-(-run.span // run.tile) for run in piece[1:])
-    steps = [min(n, at_once) if keys else 1 for n, at_once in zip(target.shape[3:5], overlaps, strict=True)]
+    steps = [min(n, at_once) for n, at_once in zip(target.shape[3:5], overlaps, strict=True)]
     for i in range(steps[0]):
         for j in range(steps[1]):
             place = (..., slice(i, None, steps[0]), slice(j, None, steps[1]), *4 * (slice(None),))
