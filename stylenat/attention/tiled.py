@@ -23,7 +23,7 @@ from stylenat.partition import HeadPartition
 _TILE = 4  # queries a side: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
 _COLUMNS = 16  # a CPU multiplies by a matrix of fewer at half the speed
-_CHUNK = 2**20  # logits that a CPU computes at once: more would leave its caches
+_CHUNK = 2**19  # logits that a CPU computes at once: more would leave its caches
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def axis_runs(n, kernel_size, dilation):
     runs, longer = [], n % dilation  # the first groups have one member more
     for group, groups, length in ((0, longer, n // dilation + 1), (longer, dilation - longer, n // dilation)):
         if groups:
-            runs += (
-                Run(dilation, group, groups, length, *tiles) for tiles in _cut_group(length, kernel_size)
-            )
+            runs += (Run(dilation, group, groups, length, *cut) for cut in _cut_group(length, kernel_size))
     return tuple(runs)
 
 
@@ -115,8 +113,7 @@ def _forward(
 def _attend(q, k, v, mask, scale):
     """Attention of tiles; on a CPU by plain products, for they stay in its caches and are faster there."""
     if q.device.type != "cpu":
-        mask = mask.to(q.dtype)[None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)[None], scale=scale)
     return _product(_weights(q * scale, k, mask).to(v.dtype), v)
 
 
@@ -224,11 +221,17 @@ def _tiles(x, images, rows, columns, keys=False):
     the keys of neighbours overlap.
     """
     x = x[images]
-    for dim, run in ((1, rows), (2, columns)):
+    (batch, *_, heads, channels), (per_image, *along, per_head, per_channel) = x.shape, x.stride()
+    groups, tiles, tokens, start = [], [], [], x.storage_offset()
+    for run, stride in zip((rows, columns), along, strict=True):
         first, size = (run.key, run.span) if keys else (run.query, run.tile)
-        x = x.narrow(dim, run.group, x.shape[dim] - run.group).unfold(dim, run.groups, run.dilation)
-        x = x.narrow(dim, first, (run.count - 1) * run.tile + size).unfold(dim, size, run.tile)
-    return x.permute(0, 5, 7, 1, 2, 3, 6, 8, 4)
+        member = run.dilation * stride
+        groups.append((run.groups, stride))
+        tiles.append((run.count, run.tile * member))
+        tokens.append((size, member))
+        start += run.group * stride + first * member
+    axes = (batch, per_image), *groups, *tiles, (heads, per_head), *tokens, (channels, per_channel)
+    return x.as_strided(*zip(*axes, strict=True), start)
 
 
 def _gather(x, piece, keys):
@@ -247,8 +250,7 @@ def _add(x, piece, values):
     target = _tiles(x, *piece, keys=True)
     values = values.reshape(target.shape)
     # A tile's keys overlap those of its neighbours: of so many, one at a time.
-    overlaps = (-(-run.span // run.tile) for run in piece[1:])
-    steps = [min(n, at_once) for n, at_once in zip(target.shape[3:5], overlaps, strict=True)]
+    steps = [min(run.count, -(-run.span // run.tile)) for run in piece[1:]]
     for i in range(steps[0]):
         for j in range(steps[1]):
             place = (..., slice(i, None, steps[0]), slice(j, None, steps[1]), *4 * (slice(None),))
