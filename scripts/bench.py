@@ -36,8 +36,8 @@ ROUNDS = {
     "generator-256": 3,
     "step-64": 3,
     "step-128": 3,
-    "step-noto-32": 15,
-    "step-noto-64": 9,
+    "step-noto-32": 41,
+    "step-noto-64": 21,
 }
 
 
