@@ -18,8 +18,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	command -v nvcc >/dev/null || $(MAKE) natten || echo "NATTEN did not build: its attention backend is left out"
 	touch $@
 
-# Its build looks for the torch that is there. With a CUDA compiler it builds kernels for as long as an hour, so
-# there nobody but you asks for it; without one it takes seconds.
+# Its build needs the torch that is there. Without a CUDA compiler it takes seconds, and `install` does it; with
+# one it builds kernels for up to an hour: run `make natten` yourself.
 natten:
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation natten
 
