@@ -62,7 +62,7 @@ class Upsample(nn.Module):
     def forward(self, x):
         x = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
         x = self.reduction(self.norm(x.permute(0, 2, 3, 1)))  # (B, 2H, 2W, C')
-        return x + self.alpha * position_embedding(x.shape[-1], x.shape[1], x.device)
+        return torch.addcmul(x, self.alpha, position_embedding(x.shape[-1], x.shape[1], x.device))
 
 
 class Level(nn.Module):
