@@ -229,7 +229,7 @@ unchanged. Checkpointing is equal bit for bit, accumulation and `compile` to rou
 {choices}
 
 On a CPU nothing competes with `tiled`: FlexAttention has no backward pass there, fills the whole attention
-matrix or, compiled, takes 4 to 24 times as long (two heads, 64 to 256 pixels); NATTEN has no bias. The second
+matrix or, compiled, takes 5 to 24 times as long (two heads, 64 to 256 pixels); NATTEN has no bias. The second
 line is after a backend was injected whose logits are 1 % too large.
 
 ## Tried, and left out
