@@ -16,9 +16,9 @@ import time
 
 import torch
 
-from stylenat.attention import HydraNeighborhoodAttention
+from stylenat.attention.layers import HydraNeighborhoodAttention
+from stylenat.attention.partitions import HeadPartition
 from stylenat.device import peak_memory
-from stylenat.partition import HeadPartition
 from stylenat.paths import workspace, write_atomically
 from stylenat.progress import progress
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from bench_page import keep, write_page
 
+from stylenat.models.build import build_generator
 from stylenat.progress import progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,8 +75,9 @@ def keep_freed_memory(keep):
 
 def undo(change, base):
     """Undo the MLP's slices in this process, or the attention: that of before comes from the clone `base`."""
-    from stylenat import generator, mlp
-    from stylenat.attention import auto
+    from stylenat.attention import dispatch as auto
+    from stylenat.models import mlp
+    from stylenat.models import stylenat as generator
 
     if change == "mlp":
         generator.mlp = mlp._whole
@@ -95,12 +97,12 @@ def prepare(case, checkpointed, floor):
     if case in STEPS:
         return prepare_step(case, STEPS[case] if checkpointed else (), floor)
     side, batch = GENERATORS.get(case) or (SAMPLES[case], 1)
-    generator = published(side).build_generator()
+    generator = build_generator(published(side))
     z = torch.randn(batch, generator.latent_dim)
     if case in SAMPLES:
         return torch.no_grad()(lambda: generator(z)), floor.generator_products(generator, batch)
     with torch.device("meta"):
-        twin, nothing = published(side).build_generator(), torch.empty(z.shape)
+        twin, nothing = build_generator(published(side)), torch.empty(z.shape)
 
     def step(network, z):
         network.zero_grad(set_to_none=True)
@@ -113,7 +115,7 @@ def prepare(case, checkpointed, floor):
 
 def prepare_step(case, levels, floor):
     from stylenat.presets import get_config
-    from stylenat.training import Trainer
+    from stylenat.training.trainer import Trainer
 
     name = case.removeprefix("step-")
     config = get_config(name) if "noto" in name else published(int(name), batch_size=4)
@@ -165,7 +167,7 @@ def measure(case, change="", checkpointed=False, base=""):
 
 def profile():
     """The ten operators that take most of sampling at 256 × 256: `[[name, milliseconds, calls], …]`."""
-    generator, z = published(256).build_generator(), torch.randn(1, 512)
+    generator, z = build_generator(published(256)), torch.randn(1, 512)
     with torch.no_grad():
         generator(z)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
@@ -176,8 +178,10 @@ def profile():
 
 def equality():
     """Relative errors of what was made faster, and the backends that `auto` took and left out."""
-    from stylenat import HeadPartition, mlp, neighborhood_attention
-    from stylenat.attention import auto, choices
+    from stylenat import HeadPartition, neighborhood_attention
+    from stylenat.attention import dispatch as auto
+    from stylenat.attention.dispatch import choices
+    from stylenat.models import mlp
 
     torch.manual_seed(0)
     parts = HeadPartition(2, 7, 1), HeadPartition(2, 7, 8)

@@ -4,10 +4,10 @@ import json
 
 from matplotlib.figure import Figure
 
-from stylenat.figures import save
-from stylenat.gallery import GREY, WIDTH
+from stylenat.figures.samples import GREY, WIDTH
+from stylenat.figures.style import save
 from stylenat.paths import workspace, write_atomically
-from stylenat.records import provenance
+from stylenat.provenance import provenance
 
 SAMPLES = {f"sample-{side}": f"sample, {side} × {side}" for side in (64, 128, 256, 512, 1024)}
 GENERATORS = {

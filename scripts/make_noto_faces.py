@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stylenat.data.sources import NOTO_ASSET, NOTO_SHA256, pixels_sha256
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
-from stylenat.sources import NOTO_ASSET, NOTO_SHA256, pixels_sha256
 
 URL = "https://registry.npmjs.org/emoji-datasource-google/-/emoji-datasource-google-16.0.0.tgz"
 TARBALL_SHA256 = "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"

@@ -18,13 +18,14 @@ from cleanfid import fid
 from cleanfid.resize import build_resizer
 from PIL import Image, ImageFilter
 
-from stylenat.data import open_dataset
-from stylenat.distances import frechet_distance
-from stylenat.evaluation import evaluate
-from stylenat.features import NETWORKS, resize
-from stylenat.metrics import TITLES
+from stylenat.data.dataset import open_dataset
+from stylenat.evaluation.distances import frechet_distance
+from stylenat.evaluation.evaluate import evaluate
+from stylenat.evaluation.metrics import TITLES
+from stylenat.evaluation.reference import Statistics
+from stylenat.features.networks import NETWORKS
+from stylenat.features.resize import resize
 from stylenat.paths import workspace, write_atomically
-from stylenat.statistics import Statistics
 
 KEYS = ("fd_lite0_128_train", "fd_lite0_128_heldout", "kid_lite0_128_train", "kid_lite0_128_heldout")
 MODES = {"legacy_pytorch": "bilinear", "clean": "bicubic"}  # clean-fid's, ours

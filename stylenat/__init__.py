@@ -1,35 +1,37 @@
 """StyleNAT, reproducible: Hydra neighborhood attention, the networks, training, scores, tables, figures."""
 
-from stylenat.attention import HydraNeighborhoodAttention, neighborhood_attention
-from stylenat.data import open_dataset
-from stylenat.device import keep_freed_memory
-from stylenat.errors import UserError
-from stylenat.evaluation import evaluate
-from stylenat.images import to_uint8
-from stylenat.partition import HeadPartition, format_partitions, parse_partitions
-from stylenat.presets import PRESETS, build_discriminator, build_generator, get_config
-from stylenat.pretrained import load_discriminator, load_generator
-from stylenat.sampling import sample_images
-from stylenat.training import train
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "PRESETS",
-    "HeadPartition",
-    "HydraNeighborhoodAttention",
-    "UserError",
-    "build_discriminator",
-    "build_generator",
-    "evaluate",
-    "format_partitions",
-    "get_config",
-    "load_discriminator",
-    "load_generator",
-    "neighborhood_attention",
-    "open_dataset",
-    "parse_partitions",
-    "sample_images",
-    "to_uint8",
-    "train",
-]
+# Importing a name loads its module and no other (PEP 562).
+_HOMES = {
+    "PRESETS": "presets",
+    "HeadPartition": "attention.partitions",
+    "HydraNeighborhoodAttention": "attention.layers",
+    "UserError": "errors",
+    "build_discriminator": "models.build",
+    "build_generator": "models.build",
+    "evaluate": "evaluation.evaluate",
+    "format_partitions": "attention.partitions",
+    "get_config": "presets",
+    "keep_freed_memory": "device",
+    "load_discriminator": "checkpoints.load",
+    "load_generator": "checkpoints.load",
+    "neighborhood_attention": "attention.functional",
+    "open_dataset": "data.dataset",
+    "parse_partitions": "attention.partitions",
+    "sample_images": "sampling.sample",
+    "to_uint8": "images",
+    "train": "training.loop",
+}
+__all__ = sorted(_HOMES)
 
-keep_freed_memory()
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stylenat' has no attribute {name!r}")
+    return getattr(import_module(f"stylenat.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,6 +1,7 @@
 """The device to compute on, and its memory."""
 
 import ctypes
+import functools
 import resource
 import sys
 
@@ -11,7 +12,8 @@ from stylenat.errors import UserError
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt
 
 
-def keep_freed_memory():
+@functools.cache
+def keep_freed_memory() -> None:
     """Let freed memory serve the next tensor instead of going back to the system (glibc only, else nothing).
 
     A CPU network frees and takes hundreds of MB many times a step. glibc returns blocks of 32 MB and more

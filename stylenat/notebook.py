@@ -6,7 +6,7 @@ from IPython import get_ipython
 from IPython.display import Image, display
 
 from stylenat.errors import UserError, unknown
-from stylenat.figures import to_png
+from stylenat.figures.style import to_png
 
 INJECTED = "# Parameters"  # papermill's first line
 

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers import ROOT
 from PIL import Image
 
-from stylenat.__main__ import main
-from stylenat.data import open_dataset
+from stylenat.cli import main
+from stylenat.data.dataset import open_dataset
+from stylenat.models.build import build_generator
 from stylenat.presets import PRESETS, get_config
-from stylenat.results import BEGIN, END
-from stylenat.training import Trainer
+from stylenat.reporting.tables import BEGIN, END
+from stylenat.training.trainer import Trainer
 
-ROOT = Path(__file__).parent.parent
 TINY = {
     "nimg": 16, "snapshot": 8, "batch_size": 4, "widths": (8, 8, 8, 8), "discriminator_widths": (8, 8, 8),
     "head_dim": 4, "latent_dim": 8, "mapping_depth": 1,
@@ -287,7 +288,7 @@ def check_record(record, run):
         else not record["commit"]
     )
     config = get_config("smoke", **TINY)
-    assert record["parameters"]["generator"] == sum(p.numel() for p in config.build_generator().parameters())
+    assert record["parameters"]["generator"] == sum(p.numel() for p in build_generator(config).parameters())
     data = open_dataset(record["config"]["data"], 32)
     assert record["dataset"] == {
         "name": "faces", "resolution": 32, "manifest": data.manifest, "split": "train",

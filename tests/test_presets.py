@@ -2,14 +2,15 @@
 
 import pytest
 
+from stylenat.config import parse_overrides
 from stylenat.errors import UserError
-from stylenat.presets import PRESETS, get_config, parse_overrides
+from stylenat.presets import PRESETS, get_config, run_id
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_states_its_cost_and_keeps_its_name(preset):
     config = get_config(preset)
-    assert config.cost and config.run_id == preset
+    assert config.cost and run_id(config) == preset
     assert len(config.level_partitions()) == len(config.widths)
 
 
@@ -31,9 +32,9 @@ def test_the_proposed_church_partitions_share_the_heads_as_proposed():
 
 def test_an_override_makes_another_run():
     config = get_config("smoke", seed=1)
-    assert config.run_id.startswith("smoke-") and config.run_id == get_config("smoke", seed=1).run_id
-    assert config.run_id != get_config("smoke", seed=2).run_id
-    assert get_config("smoke", seed=0).run_id == "smoke"
+    assert run_id(config).startswith("smoke-") and run_id(config) == run_id(get_config("smoke", seed=1))
+    assert run_id(config) != run_id(get_config("smoke", seed=2))
+    assert run_id(get_config("smoke", seed=0)) == "smoke"
     assert get_config("smoke", generator_lr=1) == get_config("smoke", generator_lr=1.0)
 
 

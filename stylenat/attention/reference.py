@@ -2,8 +2,8 @@
 
 import torch
 
+from stylenat.attention.partitions import check_fits
 from stylenat.errors import UserError
-from stylenat.partition import check_fits
 
 
 def axis_window(n, kernel_size, dilation, device=None):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from stylenat.attention import reference
-from stylenat.partition import HeadPartition
+from stylenat.attention.partitions import HeadPartition
 
 _TILE = 4  # queries a side: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save

@@ -1,0 +1,1 @@
+"""How fast this machine is, next to its matrix products alone."""

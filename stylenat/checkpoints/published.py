@@ -1,0 +1,195 @@
+"""The published `.pt` files of StyleNAT and StyleSwin: read without running them, names to ours and back.
+
+Their layouts: old, `g`, `d`, `g_ema` and `args` at the top; new, the three of them under `state_dicts`.
+"""
+
+import argparse
+import re
+import zipfile
+
+import torch
+
+from stylenat.attention.shifted_windows import relative_position_index, shift_mask
+from stylenat.errors import UserError
+
+NETWORKS = ("g_ema", "g", "d")
+# Buffers that are the same in every file.
+CONSTANT = re.compile(r"(\.kernel|\.(ll|lh|hl|hh)|_float_tensor|relative_position_index|attn_mask\d*)$")
+# Published name, ours. Legacy tables, then what StyleSwin has on the block itself.
+RENAMED = (
+    (r"(\.attn)\.rpb(\d+)$", r"\1.rpb.\2", r"(\.attn)\.rpb\.(\d+)$", r"\1.rpb\2"),
+    (r"(blocks\.\d+)\.(qkv|proj)\.", r"\1.attn.\2.", r"(blocks\.\d+)\.attn\.(qkv|proj)\.", r"\1.\2."),
+    (
+        r"(\.attn)\.(\d+)\.relative_position_bias_table$", r"\1.tables.\2",
+        r"(\.attn)\.tables\.(\d+)$", r"\1.\2.relative_position_bias_table",
+    ),
+)  # fmt: skip
+
+
+class _Inert:
+    """Stands in for a configuration class of a pickle: holds what was stored, runs nothing."""
+
+    def __init__(self, *arguments):
+        self.stored = arguments[0] if len(arguments) == 1 else arguments
+
+    def __setstate__(self, state):
+        self.stored = state
+
+
+# OmegaConf's classes, and the types that they name, so that its configurations can be had without it.
+_OMEGACONF = [
+    *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")),
+    *(f"omegaconf.base.{name}" for name in ("Metadata", "ContainerMetadata")),
+    *(f"builtins.{name}" for name in ("dict", "list", "str", "int", "float", "bool")),
+    *("collections.defaultdict", "typing.Any"),
+]
+
+
+def read_pt(path):
+    """What a `.pt` holds: tensors, plain types and configurations as plain dicts; nothing in it is executed.
+
+    `torch.load(weights_only=True)`, with argparse's Namespace and OmegaConf's containers allowed by name, the
+    latter as inert data.
+
+    Raises:
+        UserError: the file asks for anything else (what, is told), or is damaged, or is no dict.
+    """
+    allowed = [argparse.Namespace, *((_Inert, name) for name in _OMEGACONF)]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            # Mapped, so that optimizer states, two thirds of a file, are never read.
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError:
+        raise
+    except Exception as error:
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path} asks for {asked[1]}, which no checkpoint needs: nothing was run; do not trust it"
+            ) from None
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{path} can't be read as a checkpoint ({told}): nothing was run; get it again"
+        ) from None
+    if not isinstance(contents, dict):
+        raise UserError(f"{path} holds {type(contents).__name__}, expected a dict with g_ema, g or d")
+    return {key: _plain(value) if key == "args" else value for key, value in contents.items()}
+
+
+def _plain(value):
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, _Inert):  # an OmegaConf container or node
+        stored = value.stored
+        return _plain(stored.get("_content", stored.get("_val"))) if isinstance(stored, dict) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def state_dicts(contents, path):
+    """The networks of a published file, those of g_ema, g and d that are there; and its layout, old or new.
+
+    Raises:
+        UserError: there is none.
+    """
+    layout = "new" if "state_dicts" in contents else "old"
+    held = contents["state_dicts"] if layout == "new" else contents
+    found = {
+        name: held[name] for name in NETWORKS if isinstance(held, dict) and isinstance(held.get(name), dict)
+    }
+    for name, tensors in found.items():
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise UserError(f"{path}: {name} holds more than tensors; expected a state dict")
+    if not found:
+        keys = ", ".join(map(repr, list(contents)[:5])) or "nothing"
+        raise UserError(f"{path} has none of {', '.join(NETWORKS)}: it holds {keys}")
+    return found, layout
+
+
+def from_published(tensors):
+    """A published state dict under our names; constants, which this project computes, are left out."""
+    ours = {}
+    for name, tensor in tensors.items():
+        if not CONSTANT.search(name):
+            for pattern, replacement, _, _ in RENAMED:
+                name = re.sub(pattern, replacement, name)
+            ours[name] = tensor
+    return ours
+
+
+def to_published(tensors, *, legacy=False):
+    """Undo `from_published`: published names, and the constants made anew.
+
+    Args:
+        tensors: a state dict of ours.
+        legacy: with the old layout's names, `rpb0`, `rpb1`.
+    """
+    swin = {name.partition(".attn.")[0] for name in tensors if ".attn.tables." in name}
+    published = {}
+    for name, tensor in tensors.items():
+        used = RENAMED[1:] if name.partition(".attn.")[0] in swin else RENAMED[:1] if legacy else ()
+        for _, _, pattern, replacement in used:
+            name = re.sub(pattern, replacement, name)
+        published[name] = tensor
+    return published | _constants(tensors)
+
+
+def _constants(tensors):
+    """The constant buffers that a published network holds beside these tensors of ours."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    fir, constants = torch.outer(taps, taps), {}
+    last = max((int(name.split(".")[1]) for name in tensors if name.startswith("to_rgbs.")), default=0)
+    if any(name.startswith("from_rgbs.") for name in tensors):
+        constants |= _haar("dwt")
+    for name in tensors:
+        module, _, part = name.rpartition(".")
+        if part == "alpha":
+            constants[f"{module}.sin_pos_embed._float_tensor"] = torch.zeros(1)
+        elif part == "rpb":
+            constants[f"{module}.relative_position_index"] = relative_position_index(4).T  # key - query
+        elif re.fullmatch(r"to_rgbs\.\d+", module) and part == "bias" and module != f"to_rgbs.{last}":
+            constants[f"{module}.upsample.kernel"] = fir * 4
+        elif module.endswith(".attn.tables"):
+            constants |= _window_constants(module.removesuffix(".attn.tables"), part, tensors[name])
+        elif re.fullmatch(r"from_rgbs\.[1-9]\d*\.conv\.1", module):
+            prefix = module.removesuffix(".conv.1")
+            constants |= _haar(f"{prefix}.dwt") | _haar(f"{prefix}.iwt", inverse=True)
+            constants[f"{prefix}.downsample.kernel"] = fir
+        elif re.fullmatch(r"convs\.\d+\.conv2\.2", module):
+            constants[f"{module[:-1]}0.kernel"] = fir
+    return constants
+
+
+def _haar(module, inverse=False):
+    low, high = torch.tensor([[1.0, 1.0]]) / 2**0.5, torch.tensor([[-1.0, 1.0]]) / 2**0.5
+    bands = {"ll": low.T @ low, "lh": high.T @ low, "hl": low.T @ high, "hh": high.T @ high}
+    signs = {"lh": -1, "hl": -1} if inverse else {}
+    return {f"{module}.{name}": band * signs.get(name, 1) for name, band in bands.items()}
+
+
+def _window_constants(block, half, table):
+    size = (int(len(table) ** 0.5) + 1) // 2
+    resolution = 4 * 2 ** int(block.split(".")[1])
+    constants = {f"{block}.attn.{half}.relative_position_index": relative_position_index(size)}
+    if half == "1" and resolution > size:
+        constants[f"{block}.attn_mask2"] = shift_mask(resolution, resolution, size)
+    return constants
+
+
+def write_contents(networks, levels, layout):
+    """What a published file holds, for `torch.save`: state dicts and the settings to build networks of them.
+
+    Args:
+        networks: state dicts of ours by name.
+        levels: tuples of partitions from 4 × 4 on.
+        layout: "old" (whose names hold two halves a level) or "new".
+    """
+    states = {name: to_published(tensors, legacy=layout == "old") for name, tensors in networks.items()}
+    parts = [[part for part in level if hasattr(part, "dilation")] for level in levels]
+    settings = {
+        "kernels": [[part.kernel_size for part in level] for level in parts],
+        "dilations": [[part.dilation for part in level] for level in parts],
+    }
+    args = {"runs": {"size": 4 * 2 ** (len(levels) - 1), "generator": settings}}
+    return {"args": args, **(states if layout == "old" else {"state_dicts": states})}

@@ -1,0 +1,1 @@
+"""Images: their sources, datasets, batches and checks."""

@@ -1,0 +1,1 @@
+"""Scored and recorded runs, and the ablation."""

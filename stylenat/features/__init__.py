@@ -1,0 +1,1 @@
+"""Pretrained feature networks, their weights and their resizing."""

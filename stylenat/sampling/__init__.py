@@ -1,0 +1,1 @@
+"""Images from a generator, and what is behind them."""

@@ -1,0 +1,190 @@
+"""The fused backends against the reference, and how `auto` chooses among those that there are."""
+
+import logging
+import time
+from importlib.util import find_spec
+
+import pytest
+import torch
+from helpers import make_inputs, refusal, relative_error
+
+from stylenat.attention import dispatch as auto
+from stylenat.attention import tiled
+from stylenat.attention.dispatch import choices
+from stylenat.attention.functional import neighborhood_attention
+from stylenat.attention.partitions import parse_partitions
+
+needs_natten = pytest.mark.skipif(not find_spec("natten"), reason="needs NATTEN: make natten")
+
+
+@pytest.mark.parametrize("partitions", ["2x3@1", "1x3@1,2x5@2,1x7@3"])
+@pytest.mark.parametrize("backend", ["flex", pytest.param("natten", marks=needs_natten)])
+def test_fused_backends_equal_the_reference(backend, partitions):
+    torch.manual_seed(0)
+    parts = parse_partitions(partitions)
+    q, k, v, bias = make_inputs(2, 23, 21, parts, head_dim=32, dtype=torch.float32, requires_grad=False)
+    bias = None if backend == "natten" else bias
+    expected = neighborhood_attention(q, k, v, parts, bias, backend="reference")
+    actual = neighborhood_attention(q, k, v, parts, bias, backend=backend)
+    assert relative_error(actual, expected) < 1e-6
+
+
+def test_flex_permutes_the_tokens_so_that_few_blocks_are_dense():
+    """64 × 64 tokens at dilation 8: each of 64 groups of 8 × 8 is one tile and sees itself alone."""
+    from stylenat.attention import flex
+
+    mask = flex._plan(64, 64, parse_partitions("1x7@8")[0], torch.device("cpu"))[2]
+    assert mask.kv_num_blocks.unique().tolist() == [1] and mask.kv_num_blocks.numel() == 32
+
+
+def test_natten_takes_no_bias():
+    partitions = parse_partitions("1x3@1")
+    q, k, v, bias = make_inputs(1, 8, 8, partitions)
+    assert refusal(neighborhood_attention, q, k, v, partitions, bias, backend="natten") == (
+        "attention backend 'natten' has no relative position bias: take flex or tiled"
+    )
+
+
+@pytest.mark.skipif(find_spec("natten") is not None, reason="NATTEN is installed")
+def test_natten_not_installed():
+    partitions = parse_partitions("1x3@1")
+    q, k, v, _ = make_inputs(1, 8, 8, partitions)
+    text = refusal(neighborhood_attention, q, k, v, partitions, backend="natten")
+    assert text.startswith("attention backend 'natten' needs NATTEN")
+
+
+# The choice. Candidates are injected: `calls` counts how often each was called.
+
+
+def always(q, bias, gradients):
+    return True
+
+
+@pytest.fixture
+def inject(monkeypatch):
+    monkeypatch.setattr(auto, "_choices", {})
+    calls = {}
+
+    def add(name, attend, **options):
+        def counted(*call):
+            calls[name] = calls.get(name, 0) + 1
+            return attend(*call)
+
+        monkeypatch.setitem(auto.BACKENDS, name, auto.Backend(counted, always, **options))
+
+    add.calls = calls
+    return add
+
+
+def slow(*call):
+    time.sleep(0.02)
+    return tiled.attend(*call)
+
+
+def wrong(q, k, v, partitions, bias, scale):
+    return tiled.attend(q, k, v, partitions, bias, 1.1 * scale)
+
+
+def wrong_gradient(q, k, v, partitions, bias, scale):
+    """Right forwards, but k's gradient is a tenth too large."""
+    k = k.detach() + 1.1 * (k - k.detach())
+    return tiled.attend(q, k, v, partitions, bias, scale)
+
+
+def broken(*call):
+    raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+
+PARTITIONS = parse_partitions("1x3@1,1x3@2")
+
+
+def attend(requires_grad=True, size=16, **options):
+    q, k, v, bias = make_inputs(
+        1, size, size, PARTITIONS, dtype=torch.float32, requires_grad=requires_grad, **options
+    )
+    return neighborhood_attention(q, k, v, PARTITIONS, bias)
+
+
+def test_auto_without_candidates_is_tiled_and_said_once(inject, caplog):
+    with caplog.at_level(logging.INFO, "stylenat"):
+        attend()
+        attend()
+        attend(requires_grad=False)
+    lines = [
+        "cpu float32, 1 × 16 × 16 × 2 × 2, 1x3@1,1x3@2, inference: tiled (the only candidate)",
+        "cpu float32, 1 × 16 × 16 × 2 × 2, 1x3@1,1x3@2, training: tiled (the only candidate)",
+    ]
+    assert list(map(str, choices())) == lines == sorted(record.message for record in caplog.records)
+
+
+def test_auto_takes_the_fastest(inject, monkeypatch):
+    monkeypatch.setitem(auto.BACKENDS, "tiled", auto.Backend(slow))
+    inject("quick", tiled.attend)
+    inject("slower", lambda *call: slow(*call) + 0 * slow(*call))
+    attend()
+    (choice,) = choices()
+    assert choice.backend == "quick" and ": quick (tiled " in str(choice) and str(choice).count(" ms") == 3
+
+
+def test_auto_measures_a_kind_of_call_once(inject):
+    inject("slow", slow)
+    attend()
+    first = inject.calls["slow"]
+    attend()
+    assert inject.calls["slow"] == first and len(choices()) == 1, "remembered, and tiled taken"
+    attend(size=20)
+    attend(requires_grad=False)
+    assert inject.calls["slow"] > first and len(choices()) == 3
+
+
+@pytest.mark.parametrize(
+    ("attend_so", "fault"),
+    [
+        (wrong, "relative error "),
+        (wrong_gradient, "relative error "),
+        (broken, "RuntimeError: no kernel image is available"),
+    ],
+)
+def test_auto_leaves_out_what_is_wrong(inject, caplog, attend_so, fault):
+    inject("new", attend_so)
+    with caplog.at_level(logging.WARNING, "stylenat"):
+        out = attend()
+    (warning,) = caplog.messages
+    assert warning.startswith("attention backend new left out for cpu float32") and fault in warning
+    assert "\n" not in warning and f"new left out: {fault}" in str(choices()[0])
+    assert out.isfinite().all() and choices()[0].backend == "tiled"
+
+
+def test_a_wrong_gradient_is_no_fault_in_inference(inject):
+    inject("new", wrong_gradient)
+    attend(requires_grad=False)
+    assert not choices()[0].left_out
+
+
+def test_deterministic_mode_takes_deterministic_backends_only(inject):
+    inject("hasty", tiled.attend, deterministic=lambda bias: False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        attend()
+        assert "hasty" not in inject.calls
+    finally:
+        torch.use_deterministic_algorithms(False)
+    attend()
+    assert inject.calls["hasty"]
+
+
+def test_auto_leaves_the_random_state_alone(inject):
+    inject("slow", slow)
+    state = torch.get_rng_state()
+    inputs = make_inputs(1, 16, 16, PARTITIONS)
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    neighborhood_attention(*make_inputs(1, 16, 16, PARTITIONS)[:3], PARTITIONS, inputs[3])
+    assert inject.calls["slow"] and torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_auto_on_a_gpu_chooses_something_right(requires_grad):
+    attend(requires_grad, size=64, device="cuda", head_dim=32)
+    assert choices()

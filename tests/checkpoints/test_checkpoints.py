@@ -1,0 +1,576 @@
+"""Checkpoints: published files give the published images, nothing in a file is run, mistakes are told."""
+
+import argparse
+import builtins
+import importlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import warnings
+import webbrowser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import GOLDEN, golden, relative_error
+from PIL import Image
+
+from stylenat.attention.partitions import HeadPartition, format_partitions, parse_partitions
+from stylenat.checkpoints.load import load_discriminator, load_generator
+from stylenat.checkpoints.published import CONSTANT, from_published, read_pt, to_published
+from stylenat.checkpoints.tensors import load_tensors, save_tensors
+from stylenat.cli import main
+from stylenat.errors import UserError
+from stylenat.models.build import build_discriminator, build_generator
+from stylenat.models.stylenat import Generator
+from stylenat.presets import get_config
+from stylenat.sampling.sample import sample_images
+
+KEYS = json.loads((GOLDEN / "keys.json").read_text())
+MIXED = {"runs": {"size": 32, "generator": {"dilations": [[1], [1], [3, 2], [3, 1, 4]], "block_type": "nat"}}}
+Z = torch.from_numpy(np.random.default_rng(7).standard_normal((2, 512)).astype(np.float32))
+
+
+def published(case):
+    """A published state dict with its constants, and the golden outputs."""
+    shapes = json.loads((GOLDEN / f"{case}.json").read_text())
+    state, outputs = golden(case)
+    return {name: state.get(name, torch.zeros(shape)) for name, shape in shapes.items()}, outputs
+
+
+def save(path, args=None, layout="new", **networks):
+    """A file as the authors' code writes it; the raw generator is another network than the average."""
+    if "g_ema" in networks and "g" not in networks:
+        networks["g"] = {name: tensor + 1 for name, tensor in networks["g_ema"].items()}
+    contents = (
+        {"state_dicts": networks, "optim_dicts": {}} if layout == "new" else {**networks, "g_optim": {}}
+    )
+    torch.save({**contents, "args": args, "iter": 3}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return get_config(
+        "smoke",
+        widths=(8, 8, 8, 8),
+        discriminator_widths=(8, 8, 8),
+        head_dim=4,
+        latent_dim=8,
+        mapping_depth=1,
+    )
+
+
+@pytest.fixture
+def tiny_pt(tiny, tmp_path):
+    """A published file of a tiny generator and discriminator, with the partitions 1x3@1,1x3@R/4."""
+    torch.manual_seed(0)
+    generator, discriminator = build_generator(tiny).requires_grad_(False), build_discriminator(tiny)
+    for parameter in generator.parameters():
+        parameter.normal_(std=0.2)
+    networks = {"g_ema": to_published(generator.state_dict()), "d": to_published(discriminator.state_dict())}
+    args = {"runs": {"generator": {"dilations": [[1], [1, 2], [1, 4], [1, 8]]}}}
+    return save(tmp_path / "tiny.pt", args, **networks), generator.eval()
+
+
+# --- golden values through files
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "case, layout, args, told",
+    [
+        ("hydra_32", "new", {"runs": {"generator": {"dilations": [[1], [1], [1, 2], [1, 4], [1, 8]]}}}, None),
+        ("hydra_32", "new", {}, "8x7@1,8x7@2/8x7@1,8x7@4"),
+        ("hydra_32_mixed", "new", MIXED, None),
+        ("legacy_32", "old", argparse.Namespace(size=32, dilations=None), "8x7@1,8x7@1/8x7@1,8x7@2"),
+        ("legacy_32", "old", argparse.Namespace(dilations=[[1], [1], [1, 2], [1, 4]]), None),
+        ("swin_32", "old", argparse.Namespace(size=32), None),
+    ],
+)
+def test_published_generators_load_and_give_their_images(tmp_path, case, layout, args, told):
+    state, outputs = published(case)
+    path = save(tmp_path / "x.pt", args, layout, g_ema=state)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        generator = load_generator(path)
+    assert [told in str(warning.message) for warning in caught] == ([True] if told else [])
+    assert not generator.training and not any(p.requires_grad for p in generator.parameters())
+    assert relative_error(generator.mapping(Z), outputs["w"]) < 1e-5
+    error = relative_error(generator(Z), outputs["image"])
+    print(f"{case}, {layout} layout: {error:.1e}")
+    assert error < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["disc_32", "disc_128_batch8"])
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_published_discriminators_load_and_give_their_logits(tmp_path, case, layout):
+    state, outputs = published(case)
+    discriminator = load_discriminator(save(tmp_path / "x.pt", layout=layout, d=state))
+    shape = (len(outputs["logits"]), 3, discriminator.resolution, discriminator.resolution)
+    images = torch.from_numpy(np.random.default_rng(11).standard_normal(shape).astype(np.float32))
+    error = relative_error(discriminator(images), outputs["logits"])
+    print(f"{case}, {layout} layout: {error:.1e}")
+    assert error < 1e-5
+
+
+# --- names
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_every_published_name_goes_to_ours_and_back(case):
+    numbered = {name: torch.full(shape, float(i)) for i, (name, shape) in enumerate(KEYS[case].items())}
+    ours = from_published(numbered)
+    back = to_published(ours, legacy=case.startswith("legacy"))
+    assert {name: list(tensor.shape) for name, tensor in back.items()} == KEYS[case]
+    kept = [name for name in numbered if not CONSTANT.search(name)]
+    assert len(kept) == len(ours) and all(torch.equal(back[name], numbered[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    "case, preset",
+    [
+        ("hydra_256", "ffhq-256"),
+        ("hydra_1024", "ffhq-1024"),
+        ("swin_256", "styleswin-256"),
+        ("disc_256", "ffhq-256"),
+        ("disc_1024", "ffhq-1024"),
+    ],
+)
+def test_published_names_are_those_of_the_presets(case, preset):
+    with torch.device("meta"):
+        config = get_config(preset)
+        network = build_discriminator(config) if "disc" in case else build_generator(config)
+    ours = from_published({name: torch.empty(shape, device="meta") for name, shape in KEYS[case].items()})
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.items()} == shapes
+
+
+def test_legacy_1024_loads_with_two_halves_a_level():
+    ours = from_published(
+        {name: torch.empty(shape, device="meta") for name, shape in KEYS["legacy_1024"].items()}
+    )
+    halves = [name for name in ours if re.search(r"layers\.\d\.blocks\.0\.attn\.rpb\.\d", name)]
+    assert len(halves) == 16 and not any(re.search(r"rpb\d", name) for name in ours)
+
+
+def test_constants_are_made_as_published():
+    """The made buffers against their definition in the layers of ours that compute with them."""
+    back = to_published(from_published({n: torch.zeros(s) for n, s in KEYS["swin_256"].items()}))
+    kernel = back["to_rgbs.0.upsample.kernel"]
+    assert kernel.sum() == 4 and torch.equal(kernel, kernel.T) and kernel[0, 0] == 1 / 16
+    index = back["layers.1.blocks.0.attn.0.relative_position_index"]
+    assert index[0, 0] == 7 * 15 + 7 and index[63, 0] == 14 * 15 + 14 and index[0, 1] == 7 * 15 + 6
+    mask = back["layers.2.blocks.0.attn_mask2"]
+    assert mask.unique().tolist() == [-100, 0] and not mask[0].any()
+    assert mask[3, 0, 63] == -100 and mask[1, 0, 3] == 0 and mask[1, 0, 4] == -100  # columns cut in two
+    haar = to_published(from_published({n: torch.zeros(s) for n, s in KEYS["disc_256"].items()}))
+    assert torch.allclose(haar["dwt.lh"], torch.tensor([[-0.5, -0.5], [0.5, 0.5]]))
+    assert torch.equal(haar["from_rgbs.1.iwt.lh"], -haar["from_rgbs.1.dwt.lh"])
+
+
+# --- partitions
+
+
+def slow_attention(x, layer):
+    """Hydra attention by its definition, one query and head at a time, in float64."""
+    side, heads = x.shape[0], layer.heads
+    qkv = (x @ layer.qkv.weight.double().T + layer.qkv.bias.double()).view(side, side, 3, heads, -1)
+    q, k, v = qkv.unbind(2)
+    out, head = torch.zeros_like(q), 0
+    for part, table in zip(layer.partitions, layer.rpb, strict=True):
+        size, dilation = part.kernel_size, part.dilation
+        for own in range(part.heads):
+            for y, x0 in np.ndindex(side, side):
+                axes = []
+                for p in (y, x0):
+                    members = list(range(p % dilation, side, dilation))
+                    g = members.index(p)
+                    start = min(max(g - size // 2, 0), len(members) - size)
+                    axes.append([(members[j], j - g + size - 1) for j in range(start, start + size)])
+                cells = [(a, b) for a in axes[0] for b in axes[1]]
+                logits = torch.stack(
+                    [
+                        q[y, x0, head] @ k[a[0], b[0], head] * q.shape[-1] ** -0.5 + table[own, a[1], b[1]]
+                        for a, b in cells
+                    ]
+                )
+                values = torch.stack([v[a[0], b[0], head] for a, b in cells])
+                out[y, x0, head] = logits.softmax(0) @ values
+            head += 1
+    return out.flatten(2) @ layer.proj.weight.double().T + layer.proj.bias.double()
+
+
+@torch.no_grad()
+def test_five_partitions_on_sixteen_heads_against_a_slow_computation(tmp_path):
+    part = parse_partitions("3x3@1,3x5@2,3x7@1,3x3@5,4x5@3")
+    torch.manual_seed(1)
+    generator = Generator((32, 32, 32), [(HeadPartition(16, 3, 1),), (HeadPartition(16, 3, 2),), part], 8, 1)
+    for parameter in generator.parameters():
+        parameter.normal_()
+    args = argparse.Namespace(dilations=[[1], [2], [1, 2, 1, 5, 3]])
+    path = save(tmp_path / "five.pt", args, g_ema=to_published(generator.state_dict()))
+    layer = load_generator(path).layers[2].blocks[1].attn
+    assert format_partitions(layer.partitions) == "3x3@1,3x5@2,3x7@1,3x3@5,4x5@3"
+    x = torch.randn(16, 16, 32)
+    error = relative_error(layer(x[None])[0].double(), slow_attention(x.double(), layer))
+    print(f"five partitions: {error:.1e}")
+    assert error < 1e-5
+
+
+PAIRS = [[(3, 1), (3, 2)], [(3, 1), (3, 4)], [(3, 1), (3, 8)]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PAIRS,
+        [[HeadPartition(1, 3, d) for _, d in level] for level in PAIRS],
+        "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8",
+        ["1x3@1,1x3@2", PAIRS[1], [HeadPartition(1, 3, 1), HeadPartition(1, 3, 8)]],
+    ],
+)
+def test_partitions_may_be_given_in_every_form(tiny_pt, given):
+    path, generator = tiny_pt
+    loaded = load_generator(path, given)
+    assert torch.equal(loaded(torch.ones(1, 8)), generator(torch.ones(1, 8)))
+
+
+def test_given_partitions_come_before_stored_ones(tiny_pt):
+    path, generator = tiny_pt
+    other = load_generator(path, [[(3, 1), (3, 1)]] * 3)
+    assert [part.dilation for part in other.partitions[3]] == [1, 1]
+    assert not torch.equal(other(torch.ones(1, 8)), generator(torch.ones(1, 8)))
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (PAIRS[:2], "2 levels, .* has 3 from 8 on"),
+        ([PAIRS[0], PAIRS[1], [(5, 1), (3, 1)]], "level 32 do not fit"),
+        ([PAIRS[0], PAIRS[1], [(3, 1)]], "level 32 do not fit its tensors, which have 1 heads with kernel 3"),
+        ("2x3@1/1x3@1,1x3@4/1x3@1,1x3@8", "level 8 do not fit"),
+        ([PAIRS[0], PAIRS[1], [(3, 1), (3, 11)]], "level 32: kernel k=3 with dilation d=11"),
+    ],
+)
+def test_partitions_that_do_not_fit(tiny_pt, given, told):
+    with pytest.raises(UserError, match=told):
+        load_generator(tiny_pt[0], given)
+
+
+def test_three_partitions_without_stored_dilations(tmp_path):
+    state, _ = published("hydra_32_mixed")
+    with pytest.raises(
+        UserError, match="3 partitions of level 32 there is no published rule: give partitions"
+    ):
+        load_generator(save(tmp_path / "x.pt", {}, g_ema=state))
+
+
+# --- which network, and what is wrong with it
+
+
+def test_the_raw_generator_is_another_one(tiny_pt):
+    path, generator = tiny_pt
+    raw = load_generator(path, which="g")
+    torch.testing.assert_close(raw.input.input, generator.input.input + 1)
+    with pytest.raises(UserError, match="which='d' is unknown"):
+        load_generator(path, which="d")
+
+
+def change(path, edit):
+    contents = torch.load(path, weights_only=True)
+    edit(contents["state_dicts"]["g_ema"])
+    torch.save(contents, path)
+
+
+@pytest.mark.parametrize(
+    "edit, told",
+    [
+        (lambda g: [g.pop(n) for n in list(g) if n.endswith("fc1.bias")],
+         r"lacks 8 tensors \(layers.0.blocks.0.mlp.fc1.bias, .*, …\)"),
+        (lambda g: g.update(extra=torch.zeros(2)), r"has left over 1 tensors \(extra\)"),
+        (lambda g: g.update({"to_rgbs.0.bias": torch.zeros(3)}),
+         r"of other shapes 1 tensors \(to_rgbs.0.bias \(3,\) for \(1, 3, 1, 1\)\)"),
+        (lambda g: g.pop("layers.2.blocks.0.attn.proj.weight"), "lacks the tensor 'layers.2.blocks.0.attn"),
+        (lambda g: g.clear(), "no generator"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_missing_left_over_or_misshapen(tiny_pt, edit, told):
+    change(tiny_pt[0], edit)
+    with pytest.raises(UserError, match=told):
+        load_generator(tiny_pt[0])
+
+
+def test_files_that_are_no_checkpoints(tmp_path, tiny_pt):
+    for name, content, told in (
+        ("empty.pt", b"", "can't be read"),
+        ("text.pt", b"<html>404</html>", "can't be read"),
+        ("cut.pt", tiny_pt[0].read_bytes()[:3000], "can't be read"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=told):
+            load_generator(tmp_path / name)
+    torch.save([1], tmp_path / "list.pt")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    torch.save({"g_ema": {"a": 1}}, tmp_path / "numbers.pt")
+    for name, told in (("list", "holds list"), ("other", "holds 'model'"), ("numbers", "more than tensors")):
+        with pytest.raises(UserError, match=told):
+            load_generator(tmp_path / f"{name}.pt")
+    with pytest.raises(UserError, match=r"not found: give a published .pt, a model folder"):
+        load_generator(tmp_path / "nowhere.pt")
+    with pytest.raises(UserError, match="no network 'd': it holds g_ema"):
+        load_discriminator(save(tmp_path / "g.pt", g_ema={"x": torch.zeros(1)}))
+
+
+def test_omegaconf_settings_are_had_as_plain_data():
+    """The file was written with OmegaConf 2.3.0, which is not needed to read it."""
+    args = read_pt(GOLDEN / "omegaconf_args.pt")["args"]
+    assert args["runs"]["generator"] == {
+        "kernels": [[3], [7], [7], [7]], "dilations": [[1], [1], [1, 2], [1, 4]], "lr": 0.0002,
+        "qk_scale": None, "block": "nat", "ok": True,
+    }  # fmt: skip
+    assert args["ref"] == "${runs.size}"
+
+
+# --- files that would run code
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Builds:
+    """Pickles as a call whose result is then given a state."""
+
+    def __init__(self, function, arguments, state):
+        self.parts = function, arguments, state
+
+    def __reduce__(self):
+        return self.parts
+
+
+def payloads(marker):
+    write = f"open({str(marker)!r}, 'w')"
+    return {
+        "os.system": Calls(os.system, f"touch {marker}"),
+        "os.popen": Calls(os.popen, f"touch {marker}"),
+        "eval": Calls(builtins.eval, write),
+        "exec": Calls(builtins.exec, write),
+        "open": Calls(builtins.open, str(marker), "w"),
+        "path": Calls(Path.touch, marker),
+        "subprocess": Calls(subprocess.Popen, ["touch", str(marker)]),
+        "import": Calls(importlib.import_module, "antigravity"),
+        "rmtree": Calls(shutil.rmtree, str(marker.parent)),
+        "browser": Calls(webbrowser.open, f"file://{marker}"),
+        "getattr": Calls(builtins.getattr, "", "join"),
+        "torch.load": Calls(torch.load, str(marker)),
+        "torch.save": Calls(torch.save, {}, str(marker)),
+        "torch.hub": Calls(torch.hub.download_url_to_file, "file:///dev/null", str(marker)),
+        "numpy": Calls(np.save, str(marker), 0),
+        "pickle in pickle": Calls(pickle.loads, pickle.dumps(Calls(os.system, f"touch {marker}"))),
+        "state": Builds(argparse.Namespace, (), {"x": Calls(os.system, f"touch {marker}")}),
+    }
+
+
+NAMES = list(payloads(Path("x")))
+
+
+@pytest.mark.parametrize(
+    "where", ["args", "namespace", "weights", "optimizer", "raw pickle", "old torch format"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_never_executed(tmp_path, name, where):
+    marker, path = tmp_path / "ran", tmp_path / "bad.pt"
+    payload = payloads(marker)[name]
+    contents = {
+        "args": {"g_ema": {}, "args": payload},
+        "namespace": {"g_ema": {}, "args": argparse.Namespace(dilations=payload)},
+        "weights": {"g_ema": {"style.1.weight": payload}},
+        "optimizer": {"g_ema": {}, "g_optim": payload},
+    }.get(where, {"g_ema": {}, "args": payload})
+    if where == "raw pickle":
+        path.write_bytes(pickle.dumps(contents, protocol=2))
+    else:
+        torch.save(contents, path, _use_new_zipfile_serialization=where != "old torch format")
+    with pytest.raises(UserError, match="nothing was run") as caught:
+        load_generator(path)
+    assert "\n" not in str(caught.value) and not marker.exists() and tmp_path.exists()
+    print(f"{name}, {where}: {str(caught.value).replace(str(tmp_path) + '/', '')}")
+
+
+def test_the_payloads_do_run_where_pickles_are_trusted(tmp_path):
+    """Otherwise the test above would show nothing."""
+    for name in (
+        "os.system",
+        "eval",
+        "exec",
+        "open",
+        "subprocess",
+        "torch.save",
+        "numpy",
+        "pickle in pickle",
+        "state",
+    ):
+        marker = tmp_path / name.replace(" ", "-")
+        result = pickle.loads(pickle.dumps(payloads(marker)[name]))
+        if name == "subprocess":
+            result.wait()
+        assert (
+            marker.exists()
+            or marker.with_suffix(".npy").exists()
+            or (tmp_path / f"{marker.name}.npy").exists()
+        )
+
+
+def test_stored_configuration_classes_stay_inert(tmp_path):
+    """OmegaConf's names stand for data even where a file calls them, as a function, with anything."""
+    text = b"comegaconf.dictconfig\nDictConfig\n(S'rm -rf'\ntR."
+    stream = pickle.PROTO + b"\x02" + text
+    buffer = io.BytesIO()
+    torch.save({"g_ema": {}, "args": 0}, buffer)
+    (tmp_path / "raw.pt").write_bytes(stream)
+    with pytest.raises(UserError, match=r"nothing was run|expected a dict"):
+        load_generator(tmp_path / "raw.pt")
+
+
+# --- conversion
+
+
+def told(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_convert_makes_a_model_folder_that_gives_the_same_image(capsys, tmp_path, tiny_pt):
+    path, generator = tiny_pt
+    assert told(capsys, "convert", path, tmp_path / "new") == f"converted: {tmp_path / 'new'}\n"
+    names = {file.name for file in (tmp_path / "new").iterdir()}
+    assert names == {"g_ema.safetensors", "g.safetensors", "d.safetensors", "model.json", "README.md"}
+    z = torch.randn(2, 8)
+    for which in ("ema", "g"):
+        loaded, expected = load_generator(tmp_path / "new", which=which), load_generator(path, which=which)
+        assert torch.equal(loaded(z), expected(z))
+    assert torch.equal(load_generator(tmp_path / "new" / "g_ema.safetensors")(z), generator(z))
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(load_discriminator(tmp_path / "new")(images), load_discriminator(path)(images))
+    card = (tmp_path / "new" / "README.md").read_text()
+    for text in ("tiny.pt", "1x3@1,1x3@8", "the file does not tell", "Licence", "Not scored", "10,000"):
+        assert text in card
+    mean = load_tensors(tmp_path / "new" / "g_ema.safetensors")["mean_style"]
+    draws = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mean, generator.mapping(draws).mean(0).detach())
+
+
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_convert_back_gives_the_published_file_again(capsys, tmp_path, tiny_pt, layout):
+    path, generator = tiny_pt
+    original = torch.load(path, weights_only=True)["state_dicts"]
+    if layout == "old":
+        original = {
+            n: to_published(from_published(t), legacy=True) if n != "d" else t for n, t in original.items()
+        }
+        save(path, {"dilations": [[1], [1, 2], [1, 4], [1, 8]]}, "old", **original)
+    told(capsys, "convert", path, tmp_path / "new")
+    told(capsys, "convert", tmp_path / "new", tmp_path / "back.pt")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    back = back["state_dicts"] if layout == "new" else back
+    for name in ("g_ema", "g", "d"):
+        assert back[name].keys() == original[name].keys()
+        for key, tensor in original[name].items():
+            assert torch.equal(back[name][key], tensor) or CONSTANT.search(key)
+    assert torch.equal(load_generator(tmp_path / "back.pt")(torch.ones(1, 8)), generator(torch.ones(1, 8)))
+
+
+def test_a_compact_model_is_half_as_large_and_nearly_the_same(capsys, tmp_path, tiny_pt):
+    path, generator = tiny_pt
+    told(capsys, "convert", path, tmp_path / "small", "--compact")
+    assert {file.name for file in (tmp_path / "small").iterdir()} == {
+        "g_ema.safetensors",
+        "model.json",
+        "README.md",
+    }
+    stored = load_tensors(tmp_path / "small" / "g_ema.safetensors")
+    assert {tensor.dtype for name, tensor in stored.items() if name != "mean_style"} == {torch.float16}
+    loaded = load_generator(tmp_path / "small")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert relative_error(loaded(torch.ones(1, 8)), generator(torch.ones(1, 8))) < 2e-3
+
+
+def test_bare_tensors_and_damaged_models(tmp_path, tiny_pt):
+    generator = tiny_pt[1]
+    save_tensors(tmp_path / "bare.safetensors", generator.state_dict())
+    with pytest.warns(UserWarning, match="stores no dilations: assumed the published rule"):
+        bare = load_generator(tmp_path / "bare.safetensors")
+    assert [part.dilation for part in bare.partitions[3]] == [1, 4]
+    loaded = load_generator(tmp_path / "bare.safetensors", PAIRS)
+    assert torch.equal(loaded(torch.ones(1, 8)), generator(torch.ones(1, 8)))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{")
+    with pytest.raises(UserError, match=r"model\.json is damaged"):
+        load_generator(tmp_path / "model")
+
+
+def test_convert_never_overwrites_what_is_not_a_model(capsys, tmp_path, tiny_pt):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    (tmp_path / "there.pt").write_text("precious")
+    for target in ("mine", "there.pt"):
+        assert main(["convert", str(tiny_pt[0]), str(tmp_path / target)]) == 2
+        assert "exists already" in capsys.readouterr().err
+    told(capsys, "convert", tiny_pt[0], tmp_path / "new")
+    told(capsys, "convert", tiny_pt[0], tmp_path / "new")  # a model folder is written again
+
+
+# --- sample
+
+
+def test_sample_writes_the_same_pictures_whatever_is_sampled_with_them(capsys, tmp_path, tiny_pt):
+    path, generator = tiny_pt
+    a = ["sample", path, "--psi", "0.7", "--device", "cpu"]
+    told(capsys, *a, "--seeds", "0-3,7", "--out", tmp_path / "a", "--gif", "2")
+    told(capsys, *a, "--seeds", "7,2", "--out", tmp_path / "b")
+    assert {file.name for file in (tmp_path / "a").iterdir()} == {
+        "seed0000.png", "seed0001.png", "seed0002.png", "seed0003.png", "seed0007.png", "grid.png",
+        "interpolation.gif",
+    }  # fmt: skip
+    for name in ("seed0007.png", "seed0002.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    expected = sample_images(generator, [7], truncation_psi=0.7)[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "b" / "seed0007.png")), expected)
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--seeds", "3-1"], "seeds '3-1'"),
+        (["--seeds", "a"], "seeds 'a'"),
+        (["--psi", "nan"], "psi nan"),
+        (["--gif", "0"], "0 frames"),
+        (["--partitions", "1x3@1"], "1 levels"),
+        (["--device", "tpu"], "device 'tpu'"),
+    ],
+)
+def test_sample_tells_what_is_wrong(capsys, tmp_path, tiny_pt, arguments, told):
+    assert main(["sample", str(tiny_pt[0]), "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_assumed_rule_is_told_on_one_line(capsys, tmp_path):
+    path = save(tmp_path / "x.pt", {}, g_ema=published("hydra_32")[0])
+    assert main(["sample", str(path), "--seeds", "0", "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ") and "assumed the published rule" in error and error.count("\n") == 1

