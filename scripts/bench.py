@@ -120,14 +120,14 @@ def prepare_step(case, levels, floor):
     name = case.removeprefix("step-")
     config = get_config(name) if "noto" in name else published(int(name), batch_size=4)
     size = config.batch_size, 3, config.resolution, config.resolution
-    pictures = torch.randint(0, 256, size).to(torch.uint8)
+    images = torch.randint(0, 256, size).to(torch.uint8)
     twin = Trainer(config, "meta")
     twin.nimg = config.batch_size  # a step without R1, as most are
     with floor.Recorder() as recorder:
-        twin.step(pictures)
+        twin.step(images)
     trainer = Trainer(dataclasses.replace(config, checkpoint_levels=levels) if levels else config, "cpu")
-    trainer.step(pictures)  # one with R1
-    return lambda: trainer.step(pictures), recorder.products
+    trainer.step(images)  # one with R1
+    return lambda: trainer.step(images), recorder.products
 
 
 def measure(case, change="", checkpointed=False, base=""):

@@ -4,7 +4,7 @@ import json
 
 from matplotlib.figure import Figure
 
-from stylenat.figures.samples import GREY, WIDTH
+from stylenat.figures.samples import GRAY, WIDTH
 from stylenat.figures.style import save
 from stylenat.paths import workspace, write_atomically
 from stylenat.provenance import provenance
@@ -137,16 +137,16 @@ def _errors(numbers):
     return _table(["", "output", "worst gradient"], rows)
 
 
-def _picture(numbers):
+def _image(numbers):
     """Every case's ratio to the floor, before and now."""
     titles = SAMPLES | {case: f"forward + backward, {title}" for case, title in GENERATORS.items()}
     titles |= {case: f"step, {title.replace('`', '')}" for case, title in STEPS.items()}
     figure = Figure((WIDTH, 4), layout="constrained")
     axes = figure.add_subplot()
-    for state, colour in (("before", GREY), ("now", "#0072B2")):
+    for state, color in (("before", GRAY), ("now", "#0072B2")):
         found = [numbers[f"{case} {state}"] for case in titles]
-        axes.hlines(range(len(found)), [f["low"] for f in found], [f["high"] for f in found], color=colour)
-        axes.scatter([f["ratio"] for f in found], range(len(found)), color=colour, label=state)
+        axes.hlines(range(len(found)), [f["low"] for f in found], [f["high"] for f in found], color=color)
+        axes.scatter([f["ratio"] for f in found], range(len(found)), color=color, label=state)
     axes.axvline(1, color="black", linewidth=1, label="floor")
     axes.set_yticks(range(len(titles)), titles.values())
     axes.set(xlim=(0, None), xlabel="times the floor; lines: lowest to highest")
@@ -157,7 +157,7 @@ def _picture(numbers):
 
 
 def write_page():
-    """Write docs/performance.md and its picture, figures/performance.png.
+    """Write docs/performance.md and its image, figures/performance.png.
 
     Raises:
         KeyError: a case was not measured yet.
@@ -182,7 +182,7 @@ are the lowest and the highest. Memory is the peak of the whole process, some 0.
 
 ## Sampling
 
-One 256 × 256 picture, published FFHQ-256 widths, seven rounds: **{_ratio(sampling)} times the floor** of
+One 256 × 256 image, published FFHQ-256 widths, seven rounds: **{_ratio(sampling)} times the floor** of
 {sampling["floor"]:.2f} s; before {_ratio(before)}. Each change taken out of today's code, the others left in:
 
 {_changes(numbers)}
@@ -192,7 +192,7 @@ profile of before:
 
 {_profile(numbers)}
 
-These are the ten operators that took most of one picture; `addmm` and `mm` are the floor.
+These are the ten operators that took most of one image; `addmm` and `mm` are the floor.
 
 ## Forward and backward
 
@@ -243,13 +243,13 @@ line is after a backend was injected whose logits are 1 % too large.
   in the MLP, where most of the time is.
 - Huge pages: 4 %, and an environment variable that users would have to set.
 - Reuse for R1: nothing is at hand, as the discriminator has moved since its own step and R1 wants float32.
-  bCR reuses the logits of the plain pictures.
+  bCR reuses the logits of the plain images.
 - Tiles of 8 × 8 queries: fewer copies of the halo, but 196 keys a query instead of 100; slower in both
   directions.
 - Tiles that share their halo in memory, in bands side by side or one below the other, with or without margins
   that make border tiles like all others: attention a tenth faster at 256 × 256, but slower at 32 × 32 and at
   1024 × 1024, and half as long again to read.
-- AdaIN by slices of tokens: a sixth faster, 1 % of a picture.
+- AdaIN by slices of tokens: a sixth faster, 1 % of an image.
 """
     write_atomically(workspace("docs", "performance.md"), text)
-    save(_picture(numbers), "performance")
+    save(_image(numbers), "performance")

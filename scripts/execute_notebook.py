@@ -40,12 +40,12 @@ def execute(path, folder):
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=environment)
-    normalise(notebook)
+    normalize(notebook)
     nbformat.validate(notebook)
     write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
-def normalise(notebook):
+def normalize(notebook):
     """Drop the metadata that tells of the execution rather than of the notebook."""
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook.cells:

@@ -1,6 +1,6 @@
 """Rebuild the bundled set of emoji portraits: `python scripts/make_noto_faces.py [--tarball PATH]`.
 
-Takes the 64x64 Noto pictures of the npm package emoji-datasource-google 16.0.0 (images Apache-2.0), keeps
+Takes the 64x64 Noto images of the npm package emoji-datasource-google 16.0.0 (images Apache-2.0), keeps
 the portraits, composites them on white and writes `stylenat/assets/noto_faces.npz`; equal input gives an
 equal file.
 """
@@ -57,29 +57,29 @@ def is_portrait(file_name):
 
 def on_white(png):
     """PNG bytes → uint8 `(64, 64, 3)` on a white ground."""
-    picture = Image.open(io.BytesIO(png)).convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    return np.asarray(Image.alpha_composite(ground, image).convert("RGB"))
 
 
 def portraits(tarball):
     """Bytes of the npm package → sorted file names and uint8 `(N, 64, 64, 3)`, without pixel doubles."""
-    pictures = {}
+    images = {}
     with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
         for member in archive:
             folder, _, name = member.name.rpartition("/")
             if folder == FOLDER and is_portrait(name):
-                pictures[name] = on_white(archive.extractfile(member).read())
-    return without_doubles(pictures)
+                images[name] = on_white(archive.extractfile(member).read())
+    return without_doubles(images)
 
 
-def without_doubles(pictures):
-    """`{name: picture}` → sorted names and stacked pictures; of pixel doubles the first name stays."""
+def without_doubles(images):
+    """`{name: image}` → sorted names and stacked images; of pixel doubles the first name stays."""
     first_names = {}
-    for name in sorted(pictures):
-        first_names.setdefault(pictures[name].tobytes(), name)
+    for name in sorted(images):
+        first_names.setdefault(images[name].tobytes(), name)
     names = list(first_names.values())
-    return names, np.stack([pictures[name] for name in names])
+    return names, np.stack([images[name] for name in names])
 
 
 def read_tarball(path=None):
@@ -106,7 +106,7 @@ def main():
     arguments = parser.parse_args()
     names, images = portraits(read_tarball(arguments.tarball))
     found = pixels_sha256(images)
-    print(f"{len(names)} pictures, pixels sha256 {found}")
+    print(f"{len(names)} images, pixels sha256 {found}")
     if found != NOTO_SHA256:
         raise SystemExit(f"expected pixels sha256 {NOTO_SHA256}: nothing written")
     buffer = io.BytesIO()

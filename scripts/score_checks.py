@@ -29,65 +29,65 @@ from stylenat.paths import workspace, write_atomically
 
 KEYS = ("fd_lite0_128_train", "fd_lite0_128_heldout", "kid_lite0_128_train", "kid_lite0_128_heldout")
 MODES = {"legacy_pytorch": "bilinear", "clean": "bicubic"}  # clean-fid's, ours
-COUNT = 4096  # pictures against clean-fid: more than there are features
+COUNT = 4096  # images against clean-fid: more than there are features
 
 
-def fresh_pictures(dataset):
-    """Real pictures that the train reference does not hold, as many as it does, and those it holds."""
+def fresh_images(dataset):
+    """Real images that the train reference does not hold, as many as it does, and those it holds."""
     train = dataset.with_split("train")
     order = np.random.default_rng(0).permutation(len(train))
     half = len(train) // 2
     return train.stack(order[half : 2 * half]), train.stack(order[:half])
 
 
-def drawn_from_a_gaussian(pictures, count):
-    """Pictures of a Gaussian fitted to the pixels: right mean and covariance, nothing else."""
-    flat = pictures.flatten(1).double()
+def drawn_from_a_gaussian(images, count):
+    """Images of a Gaussian fitted to the pixels: right mean and covariance, nothing else."""
+    flat = images.flatten(1).double()
     _, scale, axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
     draws = torch.randn(count, len(scale), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = flat.mean(0) + draws * scale / len(flat) ** 0.5 @ axes
-    return made.round().clamp(0, 255).to(torch.uint8).view(count, *pictures.shape[1:])
+    return made.round().clamp(0, 255).to(torch.uint8).view(count, *images.shape[1:])
 
 
-def blurred(pictures, sigma):
-    images = [
-        Image.fromarray(p.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma)) for p in pictures
+def blurred(images, sigma):
+    blurs = [
+        Image.fromarray(p.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma)) for p in images
     ]
-    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+    return torch.stack([torch.from_numpy(np.array(blur)).permute(2, 0, 1) for blur in blurs])
 
 
-def noisy(pictures, deviation):
-    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0)) * deviation
-    return (pictures + noise).round().clamp(0, 255).to(torch.uint8)
+def noisy(images, deviation):
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) * deviation
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def mixed(pictures, fakes, percent):
-    """`percent` of the pictures replaced by fakes, spread evenly."""
-    steps = torch.arange(len(pictures) + 1) * percent // 100
-    return torch.where((steps.diff() > 0).view(-1, 1, 1, 1), fakes, pictures)
+def mixed(images, fakes, percent):
+    """`percent` of the images replaced by fakes, spread evenly."""
+    steps = torch.arange(len(images) + 1) * percent // 100
+    return torch.where((steps.diff() > 0).view(-1, 1, 1, 1), fakes, images)
 
 
 def response():
     """Scores of sets whose order is known: doses of fakes, then degradations."""
     dataset = open_dataset("noto-faces", 64)
-    real, reference = fresh_pictures(dataset)
+    real, reference = fresh_images(dataset)
     fakes = drawn_from_a_gaussian(dataset.with_split("all").stack(), len(real))
     doses = {f"{percent} % fakes": mixed(real, fakes, percent) for percent in (0, 10, 25, 50, 75, 100)}
     sets = {
         "real, unchanged": real,
         **{f"blur {sigma} px": blurred(real, sigma) for sigma in (0.5, 1, 2)},
         **{f"noise ± {deviation} of 255": noisy(real, deviation) for deviation in (4, 16, 48)},
-        "80 pictures, repeated": real[torch.arange(len(real)) % 80],
+        "80 images, repeated": real[torch.arange(len(real)) % 80],
         "a copy of the train reference": reference,
     }
 
     def table(rows):
         lines = [
-            "| pictures | " + " | ".join(TITLES[key][0] for key in KEYS) + " |",
+            "| images | " + " | ".join(TITLES[key][0] for key in KEYS) + " |",
             "| :-- | --: | --: | --: | --: |",
         ]
-        for name, pictures in rows.items():
-            values = evaluate(pictures, dataset).values
+        for name, images in rows.items():
+            values = evaluate(images, dataset).values
             lines.append(
                 f"| {name} | "
                 + " | ".join(f"{values[key]['value']:.4g} ± {values[key]['error']:.2g}" for key in KEYS)
@@ -113,18 +113,18 @@ def clock(call, rounds=1):
 
 
 def resizing():
-    """Our batched resize against clean-fid's picture by picture: largest difference, times."""
+    """Our batched resize against clean-fid's image by image: largest difference, times."""
     lines = [
         "| from → 299 | mode | largest difference, of 255 | clean-fid, ms | here, ms | times faster |",
         "| --: | :-- | --: | --: | --: | --: |",
     ]
     for resolution, mode in itertools.product((32, 64, 256, 1024), MODES):
         draw = torch.Generator().manual_seed(resolution)
-        pictures = torch.randint(256, (16, 3, resolution, resolution), dtype=torch.uint8, generator=draw)
-        arrays = [picture.permute(1, 2, 0).numpy() for picture in pictures]
+        images = torch.randint(256, (16, 3, resolution, resolution), dtype=torch.uint8, generator=draw)
+        arrays = [image.permute(1, 2, 0).numpy() for image in images]
         theirs = build_resizer(mode)
         expected, slow = clock(partial(lambda resizer, these: [resizer(a) for a in these], theirs, arrays), 5)
-        resized, fast = clock(partial(resize, pictures, 299, MODES[mode]), 5)
+        resized, fast = clock(partial(resize, images, 299, MODES[mode]), 5)
         worst = np.abs(resized.permute(0, 2, 3, 1).numpy() - np.stack(expected)).max()
         lines.append(
             f"| {resolution} | {mode} | {worst:.1e} | {slow / 16e-3:.2f} | {fast / 16e-3:.2f} | "
@@ -134,14 +134,14 @@ def resizing():
 
 
 def against_clean_fid():
-    """`compute_fid(gen=…)` and `evaluate` on the same pictures and network, in the mode clean."""
+    """`compute_fid(gen=…)` and `evaluate` on the same images and network, in the mode clean."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 37, stride=37), torch.nn.ReLU(), torch.nn.Flatten())
     network = replace(
         NETWORKS["inception-clean"],
         file=None,
         build=module.eval,
-        extract=lambda own, pictures: own(resize(pictures, 299, "bicubic")),
+        extract=lambda own, images: own(resize(images, 299, "bicubic")),
     )
     portraits = open_dataset("noto-faces", 64).with_split("all").stack()
     chosen = torch.randint(len(portraits), (2, COUNT), generator=torch.Generator().manual_seed(0))
@@ -185,7 +185,7 @@ def against_clean_fid():
 | :-- | --: | --: | :-- |
 | score | {value:.6f} | {own:.6f} | relative difference {abs(own / value - 1):.0e} |
 | of the same moments | {by_sqrtm:.6f} | {by_eigenvalues:.6f} | {abs(by_eigenvalues / by_sqrtm - 1):.0e} |
-| pictures to features | {slow - slow_distance:.1f} s | {fast_features:.1f} s | |
+| images to features | {slow - slow_distance:.1f} s | {fast_features:.1f} s | |
 | one Fréchet distance | {slow_distance:.1f} s | {fast_distance:.1f} s | |
 | both | {slow:.1f} s | {fast:.1f} s | {slow / fast:.1f} times faster |
 | with the 95 % interval, 17 distances | | {all_here:.1f} s | |"""
@@ -207,23 +207,23 @@ Written by `python scripts/score_checks.py`: {made_by}.
 
 ## Sets of a known order
 
-The bundled portraits at 64 × 64: real pictures that the train reference does not hold, made worse step by
+The bundled portraits at 64 × 64: real images that the train reference does not hold, made worse step by
 step. *Fakes* are draws from a Gaussian fitted to the pixels. Not FID.
 
 {response()}
 
 The copy scores 0 on train: only the held-out reference shows what it is. Slight noise on flat white costs
-more than dropping to 80 distinct pictures: low-level artefacts weigh much in these features.
+more than dropping to 80 distinct images: low-level artifacts weigh much in these features.
 
 ## The resize of clean-fid
 
-Uniform noise, 16 pictures at a time; milliseconds a picture, the best of five rounds.
+Uniform noise, 16 images at a time; milliseconds an image, the best of five rounds.
 
 {resizing()}
 
 ## The score of clean-fid
 
-{COUNT} pictures of 64 × 64, mode clean, one small network of 2048 features, the same reference statistics.
+{COUNT} images of 64 × 64, mode clean, one small network of 2048 features, the same reference statistics.
 
 {against_clean_fid()}
 """

@@ -16,7 +16,7 @@ from stylenat.benchmark.throughput import PROTOCOLS, measure, table, told
 from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import load_generator
 from stylenat.checkpoints.run import Run
-from stylenat.checkpoints.samples import open_pictures
+from stylenat.checkpoints.samples import open_images
 from stylenat.config import parse_overrides
 from stylenat.data.check import check
 from stylenat.data.sources import BUNDLED
@@ -27,13 +27,13 @@ from stylenat.evaluation.metrics import METRICS, OFFLINE, Score
 from stylenat.experiments.record import score_run
 from stylenat.features.networks import NETWORKS
 from stylenat.figures.build import build_figures
-from stylenat.images import picture_grid, save_gif, save_png
+from stylenat.images import image_grid, save_gif, save_png
 from stylenat.models.build import build_generator
 from stylenat.paths import write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 from stylenat.reporting.records import load_runs
-from stylenat.reporting.tables import memorised, update_readme
+from stylenat.reporting.tables import memorized, update_readme
 from stylenat.sampling.sample import interpolate, sample_images
 from stylenat.training.loop import train
 
@@ -48,7 +48,7 @@ def _train(arguments):
 def _evaluate(arguments):
     networks, more = _networks(arguments), []
     if arguments.data:
-        scored = open_pictures(arguments.source, pick_device(arguments.device))
+        scored = open_images(arguments.source, pick_device(arguments.device))
         score = evaluate(
             scored,
             open_reference(arguments.data, scored.resolution),
@@ -63,7 +63,7 @@ def _evaluate(arguments):
         record = score_run(
             run, arguments.device, metrics=arguments.metric or (), count=arguments.count, networks=networks
         )
-        score, more = Score(**record["score"]), [memorised(**record["memorisation"])]
+        score, more = Score(**record["score"]), [memorized(**record["memorization"])]
     print(score, *more, sep="\n")
     if arguments.json:
         write_atomically(Path(arguments.json), json.dumps(score.to_dict(), indent=1) + "\n")
@@ -76,7 +76,7 @@ def _run_to_score(arguments):
     except UserError:
         if not Path(source).expanduser().exists():
             raise
-        raise UserError(f"{source} is no run: give the real pictures, such as --data {BUNDLED}") from None
+        raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
     if (arguments.seed, arguments.psi) != (0, 1):
         raise UserError(
             f"runs are recorded at seed 0 and psi 1, not {arguments.seed} and {arguments.psi:g}: give --data "
@@ -113,15 +113,15 @@ def _sample(arguments):
     frames = None
     if arguments.gif is not None:
         frames = interpolate(generator, seeds, arguments.gif, truncation_psi=arguments.psi)
-    pictures = []
-    for seed in progress(seeds, unit="picture"):
-        pictures.append(sample_images(generator, [seed], truncation_psi=arguments.psi))
-        save_png(folder / f"seed{seed:04d}.png", pictures[-1][0])
+    images = []
+    for seed in progress(seeds, unit="image"):
+        images.append(sample_images(generator, [seed], truncation_psi=arguments.psi))
+        save_png(folder / f"seed{seed:04d}.png", images[-1][0])
     columns = math.ceil(len(seeds) ** 0.5)
-    save_png(folder / "grid.png", picture_grid(torch.cat(pictures), columns))
+    save_png(folder / "grid.png", image_grid(torch.cat(images), columns))
     if frames is not None:
         save_gif(folder / "interpolation.gif", frames, scale=max(1, 256 // generator.resolution))
-    print(f"{len(seeds)} pictures and their grid: {folder}")
+    print(f"{len(seeds)} images and their grid: {folder}")
 
 
 def _convert(arguments):
@@ -197,10 +197,10 @@ def _parser():
         "evaluate", _evaluate, "score every snapshot of a run and record it; or score anything else"
     )
     sub.add_argument("source", help="a run alone; with --data any checkpoint, or a folder or zip of samples")
-    sub.add_argument("--data", metavar="PATH", help="real pictures, or clean-fid's statistics (.npz)")
+    sub.add_argument("--data", metavar="PATH", help="real images, or clean-fid's statistics (.npz)")
     sub.add_argument("--metric", metavar="NAMES", help=f"{','.join(METRICS)} (default: {','.join(OFFLINE)})")
-    sub.add_argument("--count", type=int, help="generated pictures (default: 50,000; or all in the folder)")
-    sub.add_argument("--seed", type=int, default=0, help="of the generated pictures (default: 0)")
+    sub.add_argument("--count", type=int, help="generated images (default: 50,000; or all in the folder)")
+    sub.add_argument("--seed", type=int, default=0, help="of the generated images (default: 0)")
     sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")
     sub.add_argument("--json", metavar="FILE", help="write the score and its protocol")
     sub.add_argument("--weights", metavar="PATH", help="the metric's network, or its folder")
@@ -208,7 +208,7 @@ def _parser():
     sub.add_argument("--download", action="store_true", help="fetch missing weights")
     sub.add_argument("--out", metavar="DIR", help=runs)
     sub.add_argument("--device", help=device)
-    sub = command("sample", _sample, "write pictures of a checkpoint, and their grid")
+    sub = command("sample", _sample, "write images of a checkpoint, and their grid")
     sub.add_argument("checkpoint", help="a published .pt, a model folder, a .safetensors file, or a run")
     sub.add_argument("--seeds", default="0-15", help="such as 0-15,42 (default: %(default)s)")
     sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")

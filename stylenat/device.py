@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
 
     A CPU network frees and takes hundreds of MB many times a step. glibc returns blocks of 32 MB and more
     at once, and the system then maps and clears every page of the next one anew, which costs as much as
-    the arithmetic of a normalisation or an activation.
+    the arithmetic of a normalization or an activation.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none

@@ -44,7 +44,7 @@ def _noto(preset, widths, discriminator_widths, nimg, snapshot, cost):
 
     Measured on noto-faces: batches of 16 reach in 16,000 images a better score than batches of 32 in 36,000,
     and learning rates twenty and ten times the published ones learn in a run this short; DiffAugment without
-    its colours is far worse (FD-lite0 684 against 529 after 24,000 images); falling learning rates spoil the
+    its colors is far worse (FD-lite0 684 against 529 after 24,000 images); falling learning rates spoil the
     end (461 when they began to fall, 514 at their end). The field's habits, not measured here: DiffAugment
     instead of bCR, which costs two more passes; R1 weak, as spectral norm and augmentation tame the
     discriminator already; an average over the last few thousand images.

@@ -62,7 +62,7 @@ def golden(case):
 
 
 class Painter(nn.Module):
-    """What is asked of a generator: the latent is the style, spread over the picture."""
+    """What is asked of a generator: the latent is the style, spread over the image."""
 
     latent_dim, resolution, mean_style = 48, 32, None
 
@@ -74,8 +74,8 @@ class Painter(nn.Module):
         return z
 
     def synthesis(self, z):
-        pictures = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
-        return normalize(pictures.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
+        images = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
+        return normalize(images.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
 
 
 def make_score(value, **protocol):

@@ -53,10 +53,10 @@ def told(capsys, *arguments):
     return captured.out
 
 
-def write_pictures(folder, count, side=32):
+def write_images(folder, count, side=32):
     folder.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(open_dataset("noto-faces", side).stack(range(count))):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i:03}.png")
+    for i, image in enumerate(open_dataset("noto-faces", side).stack(range(count))):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:03}.png")
     return folder
 
 
@@ -97,13 +97,13 @@ def test_a_missing_dataset(capsys, tmp_path):
     ],
 )
 def test_a_bad_folder(capsys, tmp_path, name, content, message):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     if isinstance(content, int):
         Image.new("RGB", (content, content)).save(folder / name)
     elif name:
-        pictures = write_pictures(tmp_path / "good", 1)
-        whole = (pictures / "000.png").read_bytes()
+        images = write_images(tmp_path / "good", 1)
+        whole = (images / "000.png").read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
     assert message in refused(capsys, "data", "check", folder, "--resolution", 32)
     assert message in refused(capsys, *command(tmp_path / "out", f"data={folder}"))
@@ -181,15 +181,15 @@ def test_evaluate_on_a_device_that_is_not_there(capsys, run, room):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """As few as can be scored."""
-    return write_pictures(tmp_path_factory.mktemp("data") / "faces", 100)
+    return write_images(tmp_path_factory.mktemp("data") / "faces", 100)
 
 
 @pytest.fixture(scope="module")
-def training(pictures):
+def training(images):
     """The command that trains into a folder."""
-    return lambda out: command(out, f"data={pictures}", "seed=3")
+    return lambda out: command(out, f"data={images}", "seed=3")
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +224,10 @@ def test_the_same_command_again_does_nothing(capsys, training, run, monkeypatch)
 def test_the_same_command_goes_on_after_ctrl_c(capsys, training, run, tmp_path, monkeypatch):
     step = Trainer.step
 
-    def stopping(self, pictures):
+    def stopping(self, images):
         if self.nimg == 12:
             raise KeyboardInterrupt
-        return step(self, pictures)
+        return step(self, images)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
@@ -241,7 +241,7 @@ def test_the_same_command_goes_on_after_ctrl_c(capsys, training, run, tmp_path, 
 def test_evaluate_tables_figures(capsys, run, room):
     printed = told(capsys, "evaluate", run.name, "--out", run.parent, "--device", "cpu")
     assert "FD-lite0@128, train " in printed and "NOT FID" in printed
-    assert "of samples are nearer to a training picture than all but 5 % of held-out pictures" in printed
+    assert "of samples are nearer to a training image than all but 5 % of held-out images" in printed
     results = room / "results" / "runs" / run.name
     assert {path.name for path in results.iterdir()} == {"result.json", "metrics.csv", "samples.png"}
     check_record(json.loads((results / "result.json").read_text()), run)
@@ -277,7 +277,7 @@ def check_record(record, run):
         )
         assert entry == record["history"][-1][key]
     assert record["score"]["protocol"]["metrics"]["fd-lite0"]["note"].startswith("NOT FID")
-    assert 0 <= record["memorisation"]["share"] <= 1 and 0 < record["memorisation"]["expected"] <= 0.05
+    assert 0 <= record["memorization"]["share"] <= 1 and 0 < record["memorization"]["expected"] <= 0.05
     assert record["seconds"] > 0 and record["minutes"] == pytest.approx(record["seconds"] / 60)
     assert record["peak_memory_bytes"] > 2**20 and record["threads"] == torch.get_num_threads()
     assert record["versions"]["torch"] and record["device"]
@@ -297,9 +297,7 @@ def check_record(record, run):
 
 def test_check_tells_of_the_bundled_set(capsys):
     text = told(capsys, "data", "check", "noto-faces")
-    assert text.startswith(
-        "noto-faces: 987 pictures, all of them decode. Sizes 64x64 (987); modes RGB (987)."
-    )
+    assert text.startswith("noto-faces: 987 images, all of them decode. Sizes 64x64 (987); modes RGB (987).")
     assert "Splits: train 790, heldout 197." in text and text.count("\n") == 1
     assert open_dataset("noto-faces", 32).manifest in text
 

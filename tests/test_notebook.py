@@ -94,7 +94,7 @@ def test_rerunning_cells_in_any_order_does_not_matter(monkeypatch):
         monkeypatch, DECLARED, CHECK, "nimg = 'rebound'", "x = 1", DECLARED, "%%html\n<b>", CHECK, "(broken"
     )
     # A parameter added to the cell, and the cell run again.
-    check(monkeypatch, DECLARED, CHECK, DECLARED + "\ncolour: str = 'red'", "# Parameters\ncolour = 'blue'")
+    check(monkeypatch, DECLARED, CHECK, DECLARED + "\ncolor: str = 'red'", "# Parameters\ncolor = 'blue'")
     # A mistyped injection put right by hand.
     check(monkeypatch, DECLARED, "# Parameters\nnmig = 7", "# Parameters\nnimg = 7")
     with pytest.raises(UserError, match="'nmig', did you mean 'nimg'"):

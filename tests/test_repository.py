@@ -199,7 +199,7 @@ def test_no_file_names_a_path_of_somebodys_machine():
     for path in tracked():
         try:
             found = MACHINE_PATH.search(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:  # a picture or an archive
+        except UnicodeDecodeError:  # an image or an archive
             continue
         assert not found, f"{path.relative_to(ROOT)} names {found[0]}"
 
@@ -207,7 +207,7 @@ def test_no_file_names_a_path_of_somebodys_machine():
 @pytest.mark.parametrize(
     "root, rest", [("root", "x"), ("home", "ann/data"), ("work", "main"), ("Users", "ann/x")]
 )
-def test_a_machine_path_is_recognised(root, rest):
+def test_a_machine_path_is_recognized(root, rest):
     path = f"/{root}/{rest}"  # in two parts, for this file is searched too
     assert MACHINE_PATH.search(f"see {path}") and ABSOLUTE_PATH.search(f'"{path}"')
 

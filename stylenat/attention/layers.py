@@ -14,7 +14,7 @@ def position_table(*shape):
 
 
 class Attention(nn.Module):
-    """The two linears around an attention of `heads` heads, and how they are initialised."""
+    """The two linears around an attention of `heads` heads, and how they are initialized."""
 
     def __init__(self, dim, heads):
         super().__init__()

@@ -31,7 +31,7 @@ def relative_position_index(size, device=None):
 
 
 def shift_mask(height, width, size, device=None):
-    """Bias `(windows, size², size²)` of shifted windows: -100 where rolling joined what is no neighbour."""
+    """Bias `(windows, size², size²)` of shifted windows: -100 where rolling joined what is no neighbor."""
 
     def region(n):
         position = torch.arange(n, device=device)

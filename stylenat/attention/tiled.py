@@ -218,7 +218,7 @@ def _tiles(x, images, rows, columns, keys=False):
     """The tiles' queries, or their keys, of `(B, H, W, heads, c)`, as a view.
 
     `(B, row groups, column groups, row tiles, column tiles, heads, rows of a tile, columns of a tile, c)`;
-    the keys of neighbours overlap.
+    the keys of neighbors overlap.
     """
     x = x[images]
     (batch, *_, heads, channels), (per_image, *along, per_head, per_channel) = x.shape, x.stride()
@@ -249,7 +249,7 @@ def _add(x, piece, values):
     """Add the keys' `(N, heads, tokens, c)` to those in `x`."""
     target = _tiles(x, *piece, keys=True)
     values = values.reshape(target.shape)
-    # A tile's keys overlap those of its neighbours: of so many, one at a time.
+    # A tile's keys overlap those of its neighbors: of so many, one at a time.
     steps = [min(run.count, -(-run.span // run.tile)) for run in piece[1:]]
     for i in range(steps[0]):
         for j in range(steps[1]):

@@ -23,7 +23,7 @@ _SITTINGS = 7  # ratios are taken so often, each of calls and a floor next to ea
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures a second are measured.
+    """How images a second are measured.
 
     Attributes:
         batches: batch sizes; each makes a row.
@@ -73,7 +73,7 @@ def _precision(protocol, device):
 
 
 def measure(generator, protocol, name, device=None):
-    """Pictures a second, latency, memory, and the ratio to the floor: a list of dicts, one a batch size.
+    """Images a second, latency, memory, and the ratio to the floor: a list of dicts, one a batch size.
 
     Args:
         generator: a `Generator`; it is moved to the device.
@@ -180,7 +180,7 @@ def told(row):
 
 
 def measure_levels(generator, device=None, rounds=5):
-    """Where the time of one picture goes, float32: a list of dicts, one a level.
+    """Where the time of one image goes, float32: a list of dicts, one a level.
 
     Each holds `level`, `seconds`, `dense_gmac`, `attention_gmac`, and for a roofline `gflops` (achieved, in
     GFLOP/s) and `intensity` (FLOP per byte that the products read and write).

@@ -42,9 +42,9 @@ Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 
 {_score(facts.get("score"))}
 
-## Licence
+## License
 
-{_licence(config)}
+{_license(config)}
 
 ## Use
 
@@ -52,7 +52,7 @@ Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 python -m stylenat sample PATH --seeds 0-15 --psi 0.7 --out samples
 ```
 
-Pictures come out ImageNet-normalised; truncation moves towards the mean of {facts["mean_style"]["styles"]:,}
+Images come out ImageNet-normalized; truncation moves towards the mean of {facts["mean_style"]["styles"]:,}
 styles of seed {facts["mean_style"]["seed"]}, stored as `mean_style`.
 """
 
@@ -99,7 +99,7 @@ def _score(score):
     return "\n".join([*lines, "", *notes])
 
 
-def _licence(config):
+def _license(config):
     if config.get("data") == BUNDLED:
         return "Weights: MIT, as the code. Trained on Noto emoji (Apache-2.0)."
     return "The file names none: the terms of whoever trained these weights hold, and those of the data."

@@ -1,4 +1,4 @@
-"""Generated pictures the way a score takes them, wherever they come from."""
+"""Generated images the way a score takes them, wherever they come from."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from stylenat.checkpoints.load import CARD, load_generator
 from stylenat.data.dataset import open_samples
 
 
-def open_pictures(path, device="cpu"):
+def open_images(path, device="cpu"):
     """Samples in a folder or zip, as an `ImageDataset`; or the generator of a checkpoint."""
     source = Path(path).expanduser()
     model = any((source / name).is_file() for name in (CARD, "config.json"))

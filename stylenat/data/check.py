@@ -1,4 +1,4 @@
-"""Datasets: the pictures of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
+"""Datasets: the images of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Report:
 
     source: str
     count: int
-    sizes: dict  # (width, height) → pictures
-    modes: dict  # Pillow mode → pictures
+    sizes: dict  # (width, height) → images
+    modes: dict  # Pillow mode → images
     manifest: str
     largest_resolution: int
-    splits: dict  # split → pictures
+    splits: dict  # split → images
     ignored: tuple  # names of sidecars
 
     def __str__(self):
@@ -28,14 +28,14 @@ class Report:
         splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         ignored = f" Ignored: {', '.join(self.ignored)}." if self.ignored else ""
         return (
-            f"{self.source}: {self.count} pictures, all of them decode. Sizes {', '.join(sizes)}{more}; "
+            f"{self.source}: {self.count} images, all of them decode. Sizes {', '.join(sizes)}{more}; "
             f"modes {modes}. Largest resolution {self.largest_resolution}. Splits: {splits}. Manifest sha256 "
             f"{self.manifest}.{ignored}"
         )
 
 
 def check(source, resolution=None):
-    """Decode every picture of `source`, at `resolution` where given, and tell what is there as a `Report`.
+    """Decode every image of `source`, at `resolution` where given, and tell what is there as a `Report`.
 
     Raises: UserError, one line that counts the files which can't be used and tells of the first five.
     """
@@ -49,7 +49,7 @@ def check(source, resolution=None):
     for index in bar(range(count), "checking"):
         try:
             size, mode = files.header(index)
-            files.picture(index, resolution or min(size))
+            files.image(index, resolution or min(size))
             sizes[size] += 1
             modes[mode] += 1
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Datasets: the pictures of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
+"""Datasets: the images of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +11,18 @@ from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
 HOLD_OUT_EVERY = 5  # positions 4, 9, 14, … in name order are held out
-DECODED_AT_ONCE = 2**28  # bytes; up to this size a set is decoded when opened, beyond it picture by picture
+DECODED_AT_ONCE = 2**28  # bytes; up to this size a set is decoded when opened, beyond it image by image
 
 
 def _positions(count, split):
-    """Which of `count` pictures in name order a split holds."""
+    """Which of `count` images in name order a split holds."""
     held_out = range(count)[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
     train = [i for i in range(count) if i not in held_out]
     return {"all": range(count), "train": train, "heldout": held_out}[split]
 
 
 class ImageDataset:
-    """Pictures of one source at one resolution and split; `[i]` is uint8 `(3, R, R)`, RGB.
+    """Images of one source at one resolution and split; `[i]` is uint8 `(3, R, R)`, RGB.
 
     Attributes: `source` as given, `name`, `resolution`, `split`, `names` (relative, sorted) and `manifest`,
     a sha256 of the names and files of the whole source, the same for every split, resolution and packing.
@@ -34,8 +34,8 @@ class ImageDataset:
         kept = _positions(len(files.names), split)
         if not kept:
             raise UserError(
-                f"{files.source} has {len(files.names)} pictures and split 'heldout' takes every fifth: it "
-                f"is empty; give {HOLD_OUT_EVERY} pictures or more."
+                f"{files.source} has {len(files.names)} images and split 'heldout' takes every fifth: it "
+                f"is empty; give {HOLD_OUT_EVERY} images or more."
             )
         self._files, self._positions, self._decoded = files, np.array(kept), decoded
         self.source, self.name, self.resolution, self.split = files.source, files.name, resolution, split
@@ -56,11 +56,11 @@ class ImageDataset:
         position = self._positions[index]
         if self._decoded is not None:
             return self._decoded[position]
-        picture = self._files.picture(position, self.resolution)
-        return torch.from_numpy(picture.transpose(2, 0, 1).copy())
+        image = self._files.image(position, self.resolution)
+        return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
     def stack(self, indices=None):
-        """uint8 `(N, 3, R, R)` of all pictures, or of those at `indices`, in memory."""
+        """uint8 `(N, 3, R, R)` of all images, or of those at `indices`, in memory."""
         indices = range(len(self)) if indices is None else indices
         if self._decoded is not None:
             return self._decoded[self._positions[np.asarray(indices)]]
@@ -72,7 +72,7 @@ def open_dataset(source, resolution, split="all"):
     """Open `"noto-faces"` (at 32 or 64) or the path of a folder or zip of images as an `ImageDataset`.
 
     Every file's size is checked here. A set of at most 256 MB at this resolution is decoded here, too, so
-    that a bad file shows at once; a larger one is decoded picture by picture, and `check` finds its bad
+    that a bad file shows at once; a larger one is decoded image by image, and `check` finds its bad
     files beforehand.
 
     Raises: UserError naming the path or file at fault, or a resolution or split that isn't there.
@@ -87,9 +87,9 @@ def open_dataset(source, resolution, split="all"):
 
 
 def open_samples(source):
-    """Open a folder or zip of generated pictures, square and all of one size, as an `ImageDataset`.
+    """Open a folder or zip of generated images, square and all of one size, as an `ImageDataset`.
 
-    Raises: UserError as of `open_dataset`, or naming the first picture of another size.
+    Raises: UserError as of `open_dataset`, or naming the first image of another size.
     """
     files = open_source(source)
     sizes = {name: files.header(index)[0] for index, name in enumerate(files.names)}

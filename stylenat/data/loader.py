@@ -1,4 +1,4 @@
-"""Datasets: the pictures of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
+"""Datasets: the images of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
 
 import itertools
 
@@ -16,7 +16,7 @@ def _stream(length, seed, start):
 
 
 def batches(dataset, batch_size, *, seed, start=0, flips=True):
-    """Endless uint8 `(B, 3, R, R)` batches: every picture once an epoch, mirrored at random where `flips`.
+    """Endless uint8 `(B, 3, R, R)` batches: every image once an epoch, mirrored at random where `flips`.
 
     The stream depends on `seed` and the position counted in images alone: `start=n` goes on where a stream of
     the same seed stood after n images, whatever its batch size. Batches run across epochs, so none is short.
@@ -24,7 +24,7 @@ def batches(dataset, batch_size, *, seed, start=0, flips=True):
     stream = _stream(len(dataset), seed, start)
     while True:
         indices, mirrored = zip(*itertools.islice(stream, batch_size), strict=True)
-        pictures = dataset.stack(indices)
+        images = dataset.stack(indices)
         if flips:
-            pictures = torch.where(torch.tensor(mirrored).view(-1, 1, 1, 1), pictures.flip(3), pictures)
-        yield pictures
+            images = torch.where(torch.tensor(mirrored).view(-1, 1, 1, 1), images.flip(3), images)
+        yield images

@@ -1,8 +1,8 @@
-"""Where pictures come from: the bundled emoji portraits, a folder or a zip of images.
+"""Where images come from: the bundled emoji portraits, a folder or a zip of images.
 
-What happens to a file, in this order: EXIF orientation is applied, 16-bit grey is scaled to 8 bits,
+What happens to a file, in this order: EXIF orientation is applied, 16-bit gray is scaled to 8 bits,
 transparency is composited on white, any other mode becomes RGB (of an animation the first frame), the
-centre square is cut out and, if larger than asked, resized with Lanczos. Smaller pictures are refused:
+center square is cut out and, if larger than asked, resized with Lanczos. Smaller images are refused:
 upscaling would feign detail.
 
 Left out are files and folders whose name starts with a dot, `__MACOSX`, Thumbs.db and desktop.ini, and the
@@ -27,15 +27,15 @@ from stylenat.progress import progress
 BUNDLED = "noto-faces"
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
-PROGRESS_FROM = 2000  # pictures
+PROGRESS_FROM = 2000  # images
 
 _SYSTEM_FILE = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 _SIDECAR = re.compile(r"(^|/)((README|LICEN[CS]E|NOTICE|COPYING)(\.(txt|md|rst|html))?|dataset\.json)$", re.I)
 
 
-def pixels_sha256(pictures):
+def pixels_sha256(images):
     """Hex sha256 of the raw bytes of a uint8 array `(…, R, R, 3)`."""
-    return hashlib.sha256(np.ascontiguousarray(pictures).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def _manifest(names, digests):
@@ -81,7 +81,7 @@ class _Bundled:
                 "or zip of larger images."
             )
 
-    def picture(self, index, resolution):
+    def image(self, index, resolution):
         """uint8 `(R, R, 3)`; 32 by a 2x2 box, rows then columns, halves rounded up each time (as Pillow)."""
         pixels = self.pixels[index]
         if resolution == 32:
@@ -145,7 +145,7 @@ class _Files:
                 f"{resolution}x{resolution}: ask for a resolution of at most {min(size)}, or remove it."
             )
 
-    def picture(self, index, resolution):
+    def image(self, index, resolution):
         """uint8 `(R, R, 3)`, prepared as the module's docstring says."""
 
         def prepare(image):
@@ -158,18 +158,18 @@ class _Files:
 def _rgb(image, file_format):
     """Any Pillow image → RGB, transparent parts on white; 32-bit pixels raise ValueError."""
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
-        grey = np.asarray(image).astype(np.float64) / 257  # 65535 → 255
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image).astype(np.float64) / 257  # 65535 → 255
+        return Image.fromarray(gray.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError("32 bits a pixel have no agreed white, save it with 8 or 16")
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        opaque = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
     return image.convert("RGB")
 
 
 def _square(image, resolution):
-    """The centre square of an RGB image, resized with Lanczos unless it has `resolution` already."""
+    """The center square of an RGB image, resized with Lanczos unless it has `resolution` already."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
@@ -191,11 +191,11 @@ def _folder_members(path):
 
 
 def open_source(source):
-    """The set of that name, or the folder or zip at that path: an object that reads its pictures one by one.
+    """The set of that name, or the folder or zip at that path: an object that reads its images one by one.
 
     It has `source` as given, `name`, `names` (relative, sorted), `manifest`, `ignored` (sidecars' names),
-    `header(i)` → ((width, height), Pillow mode), `picture(i, resolution)` → uint8 `(R, R, 3)` and
-    `check_resolution`, which refuses a resolution that a picture does not serve.
+    `header(i)` → ((width, height), Pillow mode), `image(i, resolution)` → uint8 `(R, R, 3)` and
+    `check_resolution`, which refuses a resolution that an image does not serve.
 
     Raises: UserError naming a path that isn't there, holds no image or is neither folder nor zip.
     """

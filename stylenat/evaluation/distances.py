@@ -10,7 +10,7 @@ import torch
 
 from stylenat.errors import UserError
 
-BLOCK = 512  # rows of a pair-by-pair matrix in memory at once: 200 MB against 50,000 pictures
+BLOCK = 512  # rows of a pair-by-pair matrix in memory at once: 200 MB against 50,000 images
 
 
 def _tensor(x):
@@ -20,10 +20,10 @@ def _tensor(x):
 def _matrix(features):
     features = _tensor(features).double()
     if features.ndim != 2:
-        raise UserError(f"features have shape {tuple(features.shape)}; give (pictures, dimensions).")
+        raise UserError(f"features have shape {tuple(features.shape)}; give (images, dimensions).")
     if bad := int((~features.isfinite()).any(1).sum()):
         raise UserError(
-            f"{bad} of {len(features)} features hold NaN or infinity; check pictures and precision."
+            f"{bad} of {len(features)} features hold NaN or infinity; check images and precision."
         )
     return features
 
@@ -100,7 +100,7 @@ def frechet_distance(a, b):
     """Fréchet distance of two Gaussians, |m_a - m_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^½.
 
     Heusel et al. 2017, eq. 6. Exact though covariances be singular. With fewer features than dimensions the
-    last trace is the nuclear norm of A Bᵀ, A and B the centred features over √(N-1), which is quicker.
+    last trace is the nuclear norm of A Bᵀ, A and B the centerd features over √(N-1), which is quicker.
 
     Args:
         a, b: features, or `Moments` (anything with `count`, `mean`, `covariance`); two or more.
@@ -188,16 +188,16 @@ def _nearest(x, y, k, block, skip_self=False):
 def precision_recall(real, fake, k=3, block=BLOCK):
     """Precision, recall, density and coverage of fakes `(M, D)` against reals `(N, D)`, as a dict.
 
-    A feature's ball reaches to its k-th nearest neighbour in its own set, edge included. Precision: share of
+    A feature's ball reaches to its k-th nearest neighbor in its own set, edge included. Precision: share of
     fakes in some real's ball; recall: of reals in some fake's (Kynkäänniemi et al. 2019, eq. 2). Density:
     number of real balls around a fake, over k; coverage: share of reals with a fake in their ball (Naeem et
     al. 2020, eq. 3–4). `block` rows of distances are in memory at once. UserError unless 1 ≤ k < N, M.
     """
     if k < 1:
-        raise UserError(f"k is {k}; give the number of neighbours, 1 or more.")
+        raise UserError(f"k is {k}; give the number of neighbors, 1 or more.")
     real, fake = _matrices(k + 1, real, fake)
-    centre = real.mean(0)  # the shorter the vectors, the less their products cancel
-    real, fake = real - centre, fake - centre
+    center = real.mean(0)  # the shorter the vectors, the less their products cancel
+    real, fake = real - center, fake - center
     # Copies lie exactly on edges: rounding must not decide there.
     slack = 1e-12 * torch.cat([real, fake]).square().sum(1).max()
     reach_real, reach_fake = (_nearest(x, x, k, block, True)[0][:, -1] + slack for x in (real, fake))

@@ -11,7 +11,7 @@ from stylenat.evaluation.distances import (
     precision_recall,
 )
 
-_SUBSET = 1000  # pictures in each of KID's subsets
+_SUBSET = 1000  # images in each of KID's subsets
 _NEAREST = 3  # k of precision and recall
 # Of each network: what its keys end with, what its titles end with.
 _NAMES = {
@@ -78,7 +78,7 @@ class Metric:
 
     @property
     def small(self):
-        """Whether a fixed, small number of pictures a side is scored, against train and held-out ones."""
+        """Whether a fixed, small number of images a side is scored, against train and held-out ones."""
         return self.network == "lite0"
 
 

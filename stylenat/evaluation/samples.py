@@ -1,4 +1,4 @@
-"""Generated pictures the way a score takes them, wherever they come from."""
+"""Generated images the way a score takes them, wherever they come from."""
 
 import torch
 
@@ -8,15 +8,15 @@ from stylenat.features.networks import FEATURE_BATCH
 from stylenat.progress import progress
 from stylenat.sampling.sample import sample_batches
 
-PROGRESS_FROM = 1000  # pictures
+PROGRESS_FROM = 1000  # images
 
 
-class Pictures:
-    """Generated pictures: a generator's by seed, a dataset's (a folder or zip of samples) or a tensor's.
+class Images:
+    """Generated images: a generator's by seed, a dataset's (a folder or zip of samples) or a tensor's.
 
     Args:
         source: a generator, an `ImageDataset`, or uint8 `(N, 3, R, R)`.
-        seed: picture i of a generator is of seed `seed * 10**6 + i`.
+        seed: image i of a generator is of seed `seed * 10**6 + i`.
         truncation_psi, batch_size: of a generator.
     """
 
@@ -34,13 +34,13 @@ class Pictures:
         return self.source.device if isinstance(self.source, torch.Tensor) else torch.device("cpu")
 
     def check(self, count, resolution):
-        """Refuses fewer than `count` pictures, or any but uint8 `(3, resolution, resolution)`."""
+        """Refuses fewer than `count` images, or any but uint8 `(3, resolution, resolution)`."""
         if isinstance(self.source, torch.Tensor):
             shape = (3, resolution, resolution)
             wrong = self.source.dtype != torch.uint8 or tuple(self.source.shape[1:]) != shape
             if wrong or len(self.source) < count:
                 raise UserError(
-                    f"pictures to score are {self.source.dtype} {tuple(self.source.shape)}; this dataset "
+                    f"images to score are {self.source.dtype} {tuple(self.source.shape)}; this dataset "
                     f"needs torch.uint8 ({count} or more, 3, {resolution}, {resolution})."
                 )
         elif self.resolution != resolution:
@@ -50,11 +50,11 @@ class Pictures:
             )
         elif self.available is not None and self.available < count:
             raise UserError(
-                f"{self.source.source} has {self.available} pictures and the score takes {count}: give more"
+                f"{self.source.source} has {self.available} images and the score takes {count}: give more"
             )
 
     def batches(self, count):
-        """The first `count` pictures in batches, uint8; a generator's show their progress."""
+        """The first `count` images in batches, uint8; a generator's show their progress."""
         if self.generated:
             first = self.seed * 10**6
             seeds = range(first, first + count)
@@ -67,16 +67,16 @@ class Pictures:
         return (self.source.stack(part) for part in batched(range(count)))
 
     def told(self, count):
-        """Which pictures the first `count` are, for the protocol."""
+        """Which images the first `count` are, for the protocol."""
         if self.generated:
             first = self.seed * 10**6
             return f"seeds {first} to {first + count - 1}"
         if isinstance(self.source, ImageDataset):
-            return f"pictures of manifest {self.source.manifest}"
-        return "pictures handed in"
+            return f"images of manifest {self.source.manifest}"
+        return "images handed in"
 
     def protocol(self):
-        """What all of a generator's pictures depend on besides the generator."""
+        """What all of a generator's images depend on besides the generator."""
         return {"seed": self.seed, "truncation_psi": self.psi} if self.generated else {}
 
 

@@ -5,10 +5,10 @@ import pandas as pd
 from stylenat.data.dataset import open_dataset
 from stylenat.device import pick_device
 from stylenat.errors import UserError
-from stylenat.evaluation.evaluate import evaluate, nearest_training_pictures
+from stylenat.evaluation.evaluate import evaluate, nearest_training_images
 from stylenat.evaluation.metrics import METRICS, OFFLINE, parse_metrics
 from stylenat.features.networks import NETWORKS
-from stylenat.images import picture_grid, save_png
+from stylenat.images import image_grid, save_png
 from stylenat.models.build import build_discriminator
 from stylenat.paths import write_atomically
 from stylenat.progress import progress
@@ -19,12 +19,12 @@ from stylenat.sampling.sample import sample_images
 def score_run(run, device=None, *, metrics=(), count=None, networks=NETWORKS, history=True, **extra):
     """Score every snapshot of a `Run` and write its record under `results/runs/<run id>/`.
 
-    The record is `result.json` (the last snapshot's score and memorisation, the history of all, configuration
+    The record is `result.json` (the last snapshot's score and memorization, the history of all, configuration
     and provenance, and the entries of `extra`), `metrics.csv` (the training log) and `samples.png` (seeds
     0 … 63).
 
     Args:
-        device: where pictures are generated and scored. Default: the GPU where there is one.
+        device: where images are generated and scored. Default: the GPU where there is one.
         metrics: names of more metrics than the offline ones, for the last snapshot.
         count, networks: as of `evaluate`, for those.
         history: False: score the last snapshot only.
@@ -54,7 +54,7 @@ def score_run(run, device=None, *, metrics=(), count=None, networks=NETWORKS, hi
         these = wanted if nimg == snapshots[-1] else OFFLINE
         score = evaluate(generator, dataset, these, count=count, networks=networks)
         scored.append({"nimg": nimg, "seconds": elapsed[nimg], **score.values})
-    copies, _ = nearest_training_pictures(generator, dataset)
+    copies, _ = nearest_training_images(generator, dataset)
     described = ("name", "resolution", "manifest")
     record = {
         "run_id": run.id,
@@ -68,7 +68,7 @@ def score_run(run, device=None, *, metrics=(), count=None, networks=NETWORKS, hi
         "dataset": {name: getattr(dataset, name) for name in described} | {"split": "train"},
         "score": score.to_dict(),
         "history": scored,
-        "memorisation": {"share": copies.share, "expected": copies.expected, "error": copies.error},
+        "memorization": {"share": copies.share, "expected": copies.expected, "error": copies.error},
         "parameters": {
             "generator": _parameters(generator),
             "discriminator": _parameters(build_discriminator(config)),
@@ -77,7 +77,7 @@ def score_run(run, device=None, *, metrics=(), count=None, networks=NETWORKS, hi
     path = record_run(run.id, record)
     table = pd.DataFrame(log)
     write_atomically(path.with_name("metrics.csv"), table.to_csv(index=False, lineterminator="\n"))
-    save_png(path.with_name("samples.png"), picture_grid(sample_images(generator, range(64)), 8))
+    save_png(path.with_name("samples.png"), image_grid(sample_images(generator, range(64)), 8))
     return record
 
 

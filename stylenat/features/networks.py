@@ -1,4 +1,4 @@
-"""Feature networks: uint8 pictures in, float32 features out, and a protocol that says how they were made."""
+"""Feature networks: uint8 images in, float32 features out, and a protocol that says how they were made."""
 
 import hashlib
 import io
@@ -40,8 +40,8 @@ class FeatureNetwork:
         key: its name in `NETWORKS` and in results.
         title: its name in tables.
         description: what the features are, for the protocol.
-        dims: D, features a picture.
-        resizing: how a uint8 picture becomes the network's input, for the protocol.
+        dims: D, features an image.
+        resizing: how a uint8 image becomes the network's input, for the protocol.
         build: file object of the weights → module.
         extract: (module, uint8 `(B, 3, R, R)`) → `(B, D)` or `(B, D, 1, 1)`.
         packages: those whose versions the features depend on.
@@ -78,20 +78,20 @@ class FeatureNetwork:
     def stream(self, batches, device="cpu"):
         """uint8 batches `(B, 3, R, R)` → float32 `(b, D)` on the CPU, one after the other, none kept.
 
-        Pictures pass through in batches of `FEATURE_BATCH` whatever the batches they come in, in float32
+        Images pass through in batches of `FEATURE_BATCH` whatever the batches they come in, in float32
         without TF32 or autocast.
         """
         device = torch.device(device)
         module = self.load().to(device)
-        for pictures in _regroup(batches, FEATURE_BATCH):
-            yield self._features(module, pictures.to(device))
+        for images in _regroup(batches, FEATURE_BATCH):
+            yield self._features(module, images.to(device))
 
     def features(self, batches, device="cpu"):
         """uint8 batches `(B, 3, R, R)` → float32 `(N, D)` on the CPU."""
         return torch.cat([torch.empty(0, self.dims), *self.stream(batches, device)])
 
     def protocol(self):
-        """What the features depend on, besides the pictures and the device, as a plain dict."""
+        """What the features depend on, besides the images and the device, as a plain dict."""
         standard = self.file.sha256 if self.file else self.sha256
         stated = (self.sha256 or standard or "").lower()
         other = "" if stated == standard or not standard else "; NOT its standard weights"
@@ -104,14 +104,14 @@ class FeatureNetwork:
         }
 
     @torch.no_grad()
-    def _features(self, module, pictures):
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+    def _features(self, module, images):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UserError(
-                f"{self.key} was given {pictures.dtype} {tuple(pictures.shape)}; it takes torch.uint8 "
+                f"{self.key} was given {images.dtype} {tuple(images.shape)}; it takes torch.uint8 "
                 "(B, 3, R, R)."
             )
-        with _full_precision(pictures.device):
-            features = self.extract(module, pictures).flatten(1)
+        with _full_precision(images.device):
+            features = self.extract(module, images).flatten(1)
         if features.shape[1] != self.dims:
             raise UserError(f"{self.key}'s weights give {features.shape[1]} features, expected {self.dims}.")
         return features.float().cpu()
@@ -135,10 +135,10 @@ def _load(network):
 
 
 def _regroup(batches, size):
-    """The same pictures in batches of `size`, the last one smaller."""
+    """The same images in batches of `size`, the last one smaller."""
     held = None
-    for pictures in batches:
-        held = pictures if held is None or not len(held) else torch.cat([held, pictures])
+    for images in batches:
+        held = images if held is None or not len(held) else torch.cat([held, images])
         while len(held) >= size:
             yield held[:size]
             held = held[size:]
@@ -150,26 +150,26 @@ def _channels_last(images):
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _lite0_extract(network, pictures):
+def _lite0_extract(network, images):
     size = (LITE0_RESOLUTION, LITE0_RESOLUTION)
-    images = F.interpolate(pictures.float(), size, mode="bicubic", antialias=True)
-    return network.extract_features(_channels_last((images - 127) / 128)).mean((2, 3))
+    resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
+    return network.extract_features(_channels_last((resized - 127) / 128)).mean((2, 3))
 
 
-def _inception_legacy_extract(network, pictures):
-    return network(_channels_last(resize(pictures, 299, "bilinear").div_(255)))[0]
+def _inception_legacy_extract(network, images):
+    return network(_channels_last(resize(images, 299, "bilinear").div_(255)))[0]
 
 
 def _inception_clean(file):
     return torchscript(file).layers  # without the resize of the whole, which imitates TensorFlow's
 
 
-def _inception_clean_extract(network, pictures):
-    return network(_channels_last(resize(pictures, 299, "bicubic").sub_(128).div_(128)))
+def _inception_clean_extract(network, images):
+    return network(_channels_last(resize(images, 299, "bicubic").sub_(128).div_(128)))
 
 
-def _dinov2_extract(network, pictures):
-    return network(normalize(resize(pictures, 224, "bicubic")))
+def _dinov2_extract(network, images):
+    return network(normalize(resize(images, 224, "bicubic")))
 
 
 NETWORKS = {
@@ -213,7 +213,7 @@ NETWORKS = {
             title="DINOv2 ViT-L/14",
             description="DINOv2 ViT-L/14, 1024 features of the class token",
             dims=1024,
-            resizing="uint8 to float, 224x224 bicubic with antialias (Pillow's), ImageNet-normalised",
+            resizing="uint8 to float, 224x224 bicubic with antialias (Pillow's), ImageNet-normalized",
             build=torchscript,
             extract=_dinov2_extract,
             file=DINOV2,

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from stylenat.attention.partitions import ShiftedWindows
-from stylenat.figures.samples import GREY, WIDTH
+from stylenat.figures.samples import GRAY, WIDTH
 from stylenat.sampling.attention_maps import attention_maps, by_partition
 from stylenat.sampling.sample import check_level, render, styles
 
@@ -47,9 +47,9 @@ def head_parts(partitions, resolution=None):
 
 
 def attention_figure(generator, seed, level, queries, *, block=0, truncation_psi=1.0):
-    """What each part of a level's heads attends to while a picture is made: a row a query, a column a part.
+    """What each part of a level's heads attends to while an image is made: a row a query, a column a part.
 
-    A key's colour is the mean of its softmax weight over the part's heads; what is left grey has no weight.
+    A key's color is the mean of its softmax weight over the part's heads; what is left gray has no weight.
 
     Args:
         level: resolution of the level, one of 4, 8, …, R.
@@ -65,42 +65,42 @@ def attention_figure(generator, seed, level, queries, *, block=0, truncation_psi
         name: by_partition(attention_maps(generator, w, level, query, block=block), parts)[0].cpu()
         for name, query in queries.items()
     }
-    picture = render(generator, w)[0].permute(1, 2, 0)
+    image = render(generator, w)[0].permute(1, 2, 0)
     strongest = max(weights.max().item() for weights in maps.values())
     columns = len(parts) + 1
     side = min(2.4, (WIDTH - 1.1) / columns)
     figure = Figure((columns * side + 1.1, (side + 0.3) * len(queries) + 0.4), layout="constrained")
     panels = figure.subplots(len(queries), columns, squeeze=False)
     for row, (name, query) in zip(panels, queries.items(), strict=True):
-        _panel(row[0], picture, query, level)
+        _panel(row[0], image, query, level)
         row[0].set_ylabel(name, fontsize=11)
         for axes, weights in zip(row[1:], maps[name], strict=True):
-            shown = _panel(axes, _grey(picture), query, level, weights.numpy(), strongest)
-            axes.set_xlabel(f"largest weight {weights.max():.2g}", fontsize=10, color=GREY)
+            shown = _panel(axes, _gray(image), query, level, weights.numpy(), strongest)
+            axes.set_xlabel(f"largest weight {weights.max():.2g}", fontsize=10, color=GRAY)
     panels[0][0].set_title(f"seed {seed}, level {level} × {level}\nblock {block + 1}", fontsize=11)
     for axes, part in zip(panels[0][1:], parts, strict=True):
         axes.set_title(part.title.replace(": ", "\n"), fontsize=11)
     bar = figure.colorbar(shown, ax=panels, aspect=30, pad=0.02)
-    bar.set_label("attention weight (grey: none)", fontsize=10)
+    bar.set_label("attention weight (gray: none)", fontsize=10)
     return figure
 
 
-def _grey(picture):
-    """A picture `(R, R, 3)` in pale grey, on which colours can be told."""
-    luma = picture.float() @ torch.tensor([0.299, 0.587, 0.114]) / 255  # ITU-R BT.601
+def _gray(image):
+    """An image `(R, R, 3)` in pale gray, on which colors can be told."""
+    luma = image.float() @ torch.tensor([0.299, 0.587, 0.114]) / 255  # ITU-R BT.601
     return (0.55 + 0.4 * luma)[..., None].expand(-1, -1, 3)
 
 
-def _panel(axes, picture, query, level, weights=None, strongest=None):
-    """A picture on the level's grid, weights `(level, level)` over it where there are any, and the query."""
+def _panel(axes, image, query, level, weights=None, strongest=None):
+    """An image on the level's grid, weights `(level, level)` over it where there are any, and the query."""
     extent = (0, level, level, 0)
-    shown = axes.imshow(picture.numpy(), extent=extent)
+    shown = axes.imshow(image.numpy(), extent=extent)
     if weights is not None:
         shown = axes.imshow(
             weights, extent=extent, cmap="YlOrRd", vmin=0, vmax=strongest,
             interpolation="nearest", alpha=(weights > 1e-25) * 1.0,  # masks of windows leave e⁻¹⁰⁰
         )  # fmt: skip
-    margin = 0.006 * level  # keeps the query's own colour free
+    margin = 0.006 * level  # keeps the query's own color free
     axes.add_patch(
         Rectangle(
             (query[1] - margin, query[0] - margin), 1 + 2 * margin, 1 + 2 * margin, fill=False, clip_on=False,

@@ -1,4 +1,4 @@
-"""Every figure, one function each: the same data give the same picture, to the byte."""
+"""Every figure, one function each: the same data give the same image, to the byte."""
 
 import pandas as pd
 import torch
@@ -6,7 +6,7 @@ import torch
 from stylenat.checkpoints.load import load_generator
 from stylenat.data.dataset import open_dataset
 from stylenat.data.sources import BUNDLED
-from stylenat.evaluation.evaluate import nearest_training_pictures
+from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
     _samples,
@@ -15,7 +15,7 @@ from stylenat.figures.results import (
     receptive_fields,
     training_curves,
 )
-from stylenat.figures.samples import neighbours_figure, sample_grid, truncation_sweep
+from stylenat.figures.samples import neighbors_figure, sample_grid, truncation_sweep
 from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.presets import get_config
@@ -26,9 +26,9 @@ def _model_figures(generator):
     """The figures of the bundled model."""
     queries = {"query on an eye": (7, 5), "query in the corner": (0, 0)}
     dataset = open_dataset(BUNDLED, generator.resolution)
-    found, samples = nearest_training_pictures(generator, dataset)
+    found, samples = nearest_training_images(generator, dataset)
     return [
-        save(neighbours_figure(samples, found, dataset.with_split("train")), "neighbours"),
+        save(neighbors_figure(samples, found, dataset.with_split("train")), "neighbors"),
         save(truncation_sweep(generator, range(4)), "truncation"),
         save(attention_figure(generator, 1, 16, queries, truncation_psi=0.7), "attention_maps"),
     ]

@@ -1,4 +1,4 @@
-"""Every figure, one function each: the same data give the same picture, to the byte."""
+"""Every figure, one function each: the same data give the same image, to the byte."""
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -10,13 +10,13 @@ from PIL import Image
 from stylenat.attention.reference import receptive_field
 from stylenat.evaluation.metrics import TITLES
 from stylenat.figures.attention import head_parts
-from stylenat.figures.samples import GREY, WIDTH
-from stylenat.figures.style import COLOURS, _style
+from stylenat.figures.samples import GRAY, WIDTH
+from stylenat.figures.style import COLORS, _style
 from stylenat.paths import workspace
 from stylenat.reporting.tables import published, variant
 
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
-# Where a bubble's name stands, in points from its centre, clear of every other.
+# Where a bubble's name stands, in points from its center, clear of every other.
 LABELS = {"StyleNAT": (0, 34), "StyleSwin": (0, 34), "StyleGAN-XL": (0, 38), "HiT-L": (0, 43)}
 
 
@@ -25,11 +25,11 @@ def _thousands(axes):
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x else "0")
 
 
-def _bounds(axes, value, colour):
+def _bounds(axes, value, color):
     """Floor and ceiling of a score as dashed and dotted lines."""
     for part, dashes in (("floor", (4, 3)), ("ceiling", (1, 2))):
         if value.get(part) is not None:
-            axes.axhline(value[part], color=colour, linewidth=1.1, dashes=dashes)
+            axes.axhline(value[part], color=color, linewidth=1.1, dashes=dashes)
 
 
 def _legend_below(axes, extra=()):
@@ -49,21 +49,21 @@ def training_curves(metrics, history):
     """
     figure = Figure((WIDTH, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, told), colour in zip(LOSSES.items(), COLOURS, strict=False):
+    for (name, told), color in zip(LOSSES.items(), COLORS, strict=False):
         values = metrics[name].astype(float)
         smooth = values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
-        left.plot(metrics["nimg"], values, color=colour, alpha=0.2, linewidth=0.7)
-        left.plot(metrics["nimg"], smooth, color=colour, linewidth=1.8, label=told)
+        left.plot(metrics["nimg"], values, color=color, alpha=0.2, linewidth=0.7)
+        left.plot(metrics["nimg"], smooth, color=color, linewidth=1.8, label=told)
     left.set_title("losses", loc="left", fontsize=11)
     shown = [key for key in TITLES if key.startswith("fd_lite0") and any(key in row for row in history)]
-    for key, colour, marker in zip(shown, COLOURS, "os^D", strict=False):
+    for key, color, marker in zip(shown, COLORS, "os^D", strict=False):
         rows = [row for row in history if key in row]
         nimg = [row["nimg"] for row in rows]
         values, low, high = ([row[key][part] for row in rows] for part in ("value", "low", "high"))
         label = TITLES[key][0].split(", ")[1]
-        right.fill_between(nimg, low, high, color=colour, alpha=0.15, linewidth=0)
-        right.plot(nimg, values, color=colour, marker=marker, markersize=4, label=label)
-        _bounds(right, rows[-1][key], colour)
+        right.fill_between(nimg, low, high, color=color, alpha=0.15, linewidth=0)
+        right.plot(nimg, values, color=color, marker=marker, markersize=4, label=label)
+        _bounds(right, rows[-1][key], color)
     right.set_title("FD-lite0@128 (not FID; lower is better)", loc="left", fontsize=11)
     right.set_ylim(bottom=0)
     for axes in (left, right):
@@ -72,7 +72,7 @@ def training_curves(metrics, history):
     _legend_below(left)
     lines = (("floor (real)", (4, 3)), ("ceiling (noise)", (1, 2)))
     _legend_below(
-        right, [Line2D([], [], color=GREY, linewidth=1.1, dashes=d, label=told) for told, d in lines]
+        right, [Line2D([], [], color=GRAY, linewidth=1.1, dashes=d, label=told) for told, d in lines]
     )
     return figure
 
@@ -86,10 +86,10 @@ def bubble_chart():
     figure = Figure((WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
     area = 24.0  # square points a million parameters
-    for (system, row), colour in zip(table.loc[list(LABELS)].iterrows(), COLOURS, strict=False):
+    for (system, row), color in zip(table.loc[list(LABELS)].iterrows(), COLORS, strict=False):
         point = (row["throughput"], row["fid"])
         axes.scatter(
-            *point, s=area * row["parameters"], color=colour, alpha=0.75, edgecolor="white", linewidth=1.5
+            *point, s=area * row["parameters"], color=color, alpha=0.75, edgecolor="white", linewidth=1.5
         )
         axes.annotate(
             f"{system}\n{row['parameters']:.1f} M, FID {row['fid']:.2f}",
@@ -98,16 +98,16 @@ def bubble_chart():
     axes.set(xlim=(11, 36), ylim=(1.7, 3.1))
     axes.set_xlabel("throughput, images a second (more is better →)", fontsize=11)
     axes.set_ylabel("FFHQ-256 FID (← less is better)", fontsize=11)
-    arrow = {"arrowstyle": "-|>", "color": GREY, "linewidth": 1.5}
+    arrow = {"arrowstyle": "-|>", "color": GRAY, "linewidth": 1.5}
     axes.annotate(
-        "better ", (27, 2.1), (24, 2.3), color=GREY, ha="right", va="bottom", fontsize=11, arrowprops=arrow
+        "better ", (27, 2.1), (24, 2.3), color=GRAY, ha="right", va="bottom", fontsize=11, arrowprops=arrow
     )
-    axes.text(11.4, 1.85, "parameters", color=GREY, va="center")
+    axes.text(11.4, 1.85, "parameters", color=GRAY, va="center")
     for size, x in ((25, 15.0), (50, 16.8), (100, 19.3)):
         axes.scatter(x, 1.85, s=area * size, color="#dcdcdc")
         axes.text(x, 1.85, f"{size} M", ha="center", va="center", fontsize=8, color="#333333")
     axes.set_title(
-        "Published numbers; nothing here was measured by this project", loc="left", fontsize=10, color=GREY
+        "Published numbers; nothing here was measured by this project", loc="left", fontsize=10, color=GRAY
     )
     _style(axes)
     return figure
@@ -128,7 +128,7 @@ def receptive_fields(partitions, height, width, queries):
         seen = [np.asarray(receptive_field(part, height, width, query)) for part in partitions]
         together = np.zeros((height, width), int)
         for i, mask in reversed(list(enumerate(seen, start=1))):
-            together[mask] = i  # where neighborhoods overlap, the first partition's colour is on top
+            together[mask] = i  # where neighborhoods overlap, the first partition's color is on top
         for axes, index in zip(
             row, [*(i * mask for i, mask in enumerate(seen, start=1)), together], strict=True
         ):
@@ -143,8 +143,8 @@ def receptive_fields(partitions, height, width, queries):
 def _field(axes, index, query, partitions):
     """One panel: `index` is 0 where nothing is seen, else the number of the partition that sees the key."""
     height, width = index.shape
-    colours = ListedColormap(["#f3f3f3", *COLOURS[:partitions]])
-    axes.pcolormesh(index, cmap=colours, vmin=0, vmax=partitions, edgecolors="white", linewidth=0.4)
+    colors = ListedColormap(["#f3f3f3", *COLORS[:partitions]])
+    axes.pcolormesh(index, cmap=colors, vmin=0, vmax=partitions, edgecolors="white", linewidth=0.4)
     axes.add_patch(Rectangle((query[1], query[0]), 1, 1, color="black"))
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -173,15 +173,15 @@ def ablation_comparison(records):
     figure = Figure((WIDTH, height + 3.0), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(height, 3.0))
     panels = top.subplots(1, len(variants), squeeze=False)[0]
-    for i, (axes, name, picture) in enumerate(zip(panels, variants, samples, strict=True)):
-        if picture is not None:
-            axes.imshow(picture, interpolation="nearest")
-        axes.set_title(name, fontsize=11, color=COLOURS[i % len(COLOURS)])
+    for i, (axes, name, image) in enumerate(zip(panels, variants, samples, strict=True)):
+        if image is not None:
+            axes.imshow(image, interpolation="nearest")
+        axes.set_title(name, fontsize=11, color=COLORS[i % len(COLORS)])
         axes.set_axis_off()
     keys = [key for key in TITLES if any(key in record["score"]["values"] for record in records)]
     for axes, key in zip(bottom.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         _points(axes, variants, key)
-    bottom.supxlabel("a dot a run; dashed: floor, real against real; lower is better", fontsize=9, color=GREY)
+    bottom.supxlabel("a dot a run; dashed: floor, real against real; lower is better", fontsize=9, color=GRAY)
     return figure
 
 
@@ -189,8 +189,8 @@ def _points(axes, variants, key):
     """A dot a run, a column a variant, and the floor."""
     for i, group in enumerate(variants.values()):
         values = [record["score"]["values"][key]["value"] for record in group]
-        axes.plot([i] * len(values), values, "o", color=COLOURS[i % len(COLOURS)], markersize=7, alpha=0.8)
-    axes.axhline(group[0]["score"]["values"][key]["floor"], color=GREY, linewidth=1, dashes=(4, 3))
+        axes.plot([i] * len(values), values, "o", color=COLORS[i % len(COLORS)], markersize=7, alpha=0.8)
+    axes.axhline(group[0]["score"]["values"][key]["floor"], color=GRAY, linewidth=1, dashes=(4, 3))
     title, split = TITLES[key][0].split(", ")
     axes.set_title(f"{title}\n{split}", fontsize=9, loc="left")
     axes.set_xticks(range(len(variants)), list(variants), fontsize=8, rotation=20 if len(variants) > 2 else 0)

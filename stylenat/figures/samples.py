@@ -3,31 +3,31 @@
 import torch
 from matplotlib.figure import Figure
 
-from stylenat.images import enlarge, picture_grid
+from stylenat.images import enlarge, image_grid
 from stylenat.sampling.sample import interpolate, mix_styles, render, styles
 
 WIDTH = 8.0  # inches: at 100 dots each, the 800 px a README shows
-DPI = 200  # of the files: a picture's pixel takes a whole number of theirs
-GAP = 8  # dots between pictures
-GREY = "#6b6b6b"
+DPI = 200  # of the files: an image's pixel takes a whole number of theirs
+GAP = 8  # dots between images
+GRAY = "#6b6b6b"
 
 
-def sample_grid(pictures, columns=8):
-    """Pictures side by side, enlarged by a whole factor so that no pixel is blurred.
+def sample_grid(images, columns=8):
+    """Images side by side, enlarged by a whole factor so that no pixel is blurred.
 
     Args:
-        pictures: uint8 `(N, 3, R, R)`.
+        images: uint8 `(N, 3, R, R)`.
     """
-    return _sheet(pictures, columns)[0]
+    return _sheet(images, columns)[0]
 
 
-def _sheet(pictures, columns, left=0.0, top=0.0):
-    """A figure of pictures with margins in inches, its axes, and dots from one picture to the next."""
-    side = pictures.shape[-1]
+def _sheet(images, columns, left=0.0, top=0.0):
+    """A figure of images with margins in inches, its axes, and dots from one image to the next."""
+    side = images.shape[-1]
     room = round((WIDTH - left) * DPI) - (columns - 1) * GAP
     scale = max(1, room // (columns * side))
-    sheet = picture_grid(enlarge(pictures, scale), columns, GAP)
-    width = min(WIDTH - left, sheet.shape[2] / DPI)  # large pictures are made smaller, and filtered
+    sheet = image_grid(enlarge(images, scale), columns, GAP)
+    width = min(WIDTH - left, sheet.shape[2] / DPI)  # large images are made smaller, and filtered
     height = width * sheet.shape[1] / sheet.shape[2]
     figure = Figure((left + width, top + height))
     axes = figure.add_axes(
@@ -39,14 +39,14 @@ def _sheet(pictures, columns, left=0.0, top=0.0):
     return figure, axes, scale * side + GAP
 
 
-def _labelled(pictures, column_labels, row_labels, left=0.75, top=0.3):
+def _labeled(images, column_labels, row_labels, left=0.75, top=0.3):
     """`_sheet` with a label above each column and beside each row."""
-    figure, axes, step = _sheet(pictures, len(column_labels), left, top)
-    centre = (step - GAP) / 2 - 0.5
+    figure, axes, step = _sheet(images, len(column_labels), left, top)
+    center = (step - GAP) / 2 - 0.5
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set_xticks([centre + i * step for i in range(len(column_labels))], column_labels)
-    axes.set_yticks([centre + i * step for i in range(len(row_labels))], row_labels)
+    axes.set_xticks([center + i * step for i in range(len(column_labels))], column_labels)
+    axes.set_yticks([center + i * step for i in range(len(row_labels))], row_labels)
     axes.tick_params(length=0, labelsize=11)
     return figure, axes, step
 
@@ -57,7 +57,7 @@ def _styles(generator, seeds, truncation_psi):
 
 
 def _render(generator, w):
-    """Pictures one by one: none depends on its neighbours, and large ones need little memory."""
+    """Images one by one: none depends on its neighbors, and large ones need little memory."""
     return torch.cat([render(generator, one) for one in w.split(1)])
 
 
@@ -68,23 +68,23 @@ def truncation_sweep(generator, seeds, psis=(0, 0.25, 0.5, 0.7, 0.85, 1, 1.5)):
     """
     w = torch.stack([_styles(generator, seeds, psi) for psi in psis], dim=1).flatten(0, 1)
     columns = [f"ψ = {psi:g}" for psi in psis]
-    return _labelled(_render(generator, w), columns, [f"seed {seed}" for seed in seeds])[0]
+    return _labeled(_render(generator, w), columns, [f"seed {seed}" for seed in seeds])[0]
 
 
-def neighbours_figure(pictures, found, train, rows=6):
-    """The samples that are nearest to the training set, a row each, and their nearest training pictures.
+def neighbors_figure(images, found, train, rows=6):
+    """The samples that are nearest to the training set, a row each, and their nearest training images.
 
     Args:
-        pictures: samples, uint8 `(N, 3, R, R)`.
-        found: their `Memorisation`.
+        images: samples, uint8 `(N, 3, R, R)`.
+        found: their `Memorization`.
         train: the training split, an `ImageDataset`.
     """
     order = found.distances[:, 0].argsort()[:rows]
-    neighbours = found.indices.shape[1]
-    near = train.stack(found.indices[order].flatten().tolist()).unflatten(0, (-1, neighbours))
-    sheet = torch.cat([pictures[order][:, None], near], dim=1).flatten(0, 1)
-    columns = ["sample", *(f"training picture {i + 1}" for i in range(neighbours))]
-    figure, axes, _ = _labelled(sheet, columns, [f"{d:.1f}" for d in found.distances[order, 0]])
+    neighbors = found.indices.shape[1]
+    near = train.stack(found.indices[order].flatten().tolist()).unflatten(0, (-1, neighbors))
+    sheet = torch.cat([images[order][:, None], near], dim=1).flatten(0, 1)
+    columns = ["sample", *(f"training image {i + 1}" for i in range(neighbors))]
+    figure, axes, _ = _labeled(sheet, columns, [f"{d:.1f}" for d in found.distances[order, 0]])
     axes.set_ylabel("distance to the nearest, in features")
     return figure
 
@@ -93,8 +93,8 @@ def mixing_grid(generator, coarse_seeds, fine_seeds, level, *, truncation_psi=1.
     """Style mixing (StyleGAN, figure 3): the styles below `level` of a row's seed, the others of a column's.
 
     Args:
-        coarse_seeds: the rows' seeds, whose own pictures are on the left.
-        fine_seeds: the columns' seeds, whose own pictures are on top.
+        coarse_seeds: the rows' seeds, whose own images are on the left.
+        fine_seeds: the columns' seeds, whose own images are on top.
         level: resolution from which on the fine styles hold, one of 4, 8, …, R.
 
     Raises:
@@ -107,14 +107,14 @@ def mixing_grid(generator, coarse_seeds, fine_seeds, level, *, truncation_psi=1.
     mixed = _render(generator, mixes).unflatten(0, (rows, columns))
     above, beside = _render(generator, fine), _render(generator, coarse)
     below = torch.cat([beside[:, None], mixed], dim=1).flatten(0, 1)
-    pictures = torch.cat([torch.full_like(above[:1], 255), above, below])
+    images = torch.cat([torch.full_like(above[:1], 255), above, below])
     labels = [["", *(f"seed {seed}" for seed in seeds)] for seeds in (fine_seeds, coarse_seeds)]
-    figure, axes, step = _labelled(pictures, *labels, left=1.0, top=0.55)
-    axes.set_xlabel(f"fine styles, from {level} × {level} on, from …", fontsize=11, labelpad=4, color=GREY)
-    axes.set_ylabel("coarse styles from …", fontsize=11, labelpad=4, color=GREY)
+    figure, axes, step = _labeled(images, *labels, left=1.0, top=0.55)
+    axes.set_xlabel(f"fine styles, from {level} × {level} on, from …", fontsize=11, labelpad=4, color=GRAY)
+    axes.set_ylabel("coarse styles from …", fontsize=11, labelpad=4, color=GRAY)
     between = step - GAP / 2 - 0.5
-    axes.axvline(between, color=GREY, linewidth=1.2)
-    axes.axhline(between, color=GREY, linewidth=1.2)
+    axes.axvline(between, color=GRAY, linewidth=1.2)
+    axes.axhline(between, color=GRAY, linewidth=1.2)
     return figure
 
 
@@ -130,4 +130,4 @@ def interpolation_strip(generator, seeds, frames, spaces=("w", "z"), *, truncati
     """
     ways = [interpolate(generator, seeds, frames, space=s, truncation_psi=truncation_psi) for s in spaces]
     columns = [f"seed {seeds[i // frames]}" if i % frames == 0 else "" for i in range(len(ways[0]))]
-    return _labelled(torch.cat(ways), columns, [f"in {space}" for space in spaces], left=0.45)[0]
+    return _labeled(torch.cat(ways), columns, [f"in {space}" for space in spaces], left=0.45)[0]

@@ -4,7 +4,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from stylenat.figures.samples import GREY, WIDTH
+from stylenat.figures.samples import GRAY, WIDTH
 
 
 def roofline(levels, roofs):
@@ -20,7 +20,7 @@ def roofline(levels, roofs):
     corner = product / bandwidth
     reach = [corner, *(level["intensity"] for level in levels)]
     low, high = min(reach) / 2, max(reach) * 2
-    axes.plot([low, corner, high], [low * bandwidth, product, product], color=GREY)
+    axes.plot([low, corner, high], [low * bandwidth, product, product], color=GRAY)
     label = {"xytext": (6, 5), "textcoords": "offset points"}
     axes.annotate(f"a copy: {bandwidth:.3g} GB/s", (low, low * bandwidth), **label, va="top")
     axes.annotate(f"a product of 2048 × 2048 matrices: {product:.3g} GFLOP/s", (corner, product), **label)

@@ -1,11 +1,11 @@
-"""Every figure, one function each: the same data give the same picture, to the byte."""
+"""Every figure, one function each: the same data give the same image, to the byte."""
 
 import io
 
 from stylenat.paths import workspace, write_atomically
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the pale yellow left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Okabe and Ito's colors, which color-blind readers can tell apart; the pale yellow left out.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
 def _style(axes):

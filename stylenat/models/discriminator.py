@@ -20,7 +20,7 @@ def spectral_norm(module):
 
 
 def _conv(channels, out_channels, kernel_size, **options):
-    """Spectrally normalised convolution without bias, as a convolution before an activation is."""
+    """Spectrally normalized convolution without bias, as a convolution before an activation is."""
     return spectral_norm(nn.Conv2d(channels, out_channels, kernel_size, bias=False, **options))
 
 

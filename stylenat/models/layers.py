@@ -18,7 +18,7 @@ class PixelNorm(nn.Module):
 
 
 class EqualizedLinear(nn.Module):
-    """Linear layer with equalised learning rate: weights are stored large and scaled when used.
+    """Linear layer with equalized learning rate: weights are stored large and scaled when used.
 
     Stored weights are N(0, 1) / `lr_multiplier`, used times `lr_multiplier / sqrt(in_features)`; the bias is
     used times `lr_multiplier` (StyleGAN; Progressive GAN, section 4.1).
@@ -36,7 +36,7 @@ class EqualizedLinear(nn.Module):
 
 
 class MappingLayer(EqualizedLinear):
-    """One layer of the mapping network: equalised linear, LeakyReLU(0.2), times √2."""
+    """One layer of the mapping network: equalized linear, LeakyReLU(0.2), times √2."""
 
     def __init__(self, features):
         super().__init__(features, features, lr_multiplier=0.01)
@@ -61,7 +61,7 @@ class AdaIN(nn.Module):
     """Adaptive instance norm: each channel of `(B, H, W, C)` gets the mean and scale that the style asks for.
 
     Instance norm over H·W (biased variance, eps 1e-5), then `gamma · x + beta` with `[gamma, beta]` an
-    equalised linear of the style `(B, style_dim)`; nothing is added to gamma.
+    equalized linear of the style `(B, style_dim)`; nothing is added to gamma.
     """
 
     def __init__(self, channels, style_dim):

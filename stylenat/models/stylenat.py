@@ -14,7 +14,7 @@ from stylenat.models.mlp import mlp
 
 
 class ConstantInput(nn.Module):
-    """The learned 4 × 4 picture every image grows from; returns `(B, 4, 4, C)`."""
+    """The learned 4 × 4 image every image grows from; returns `(B, 4, 4, C)`."""
 
     def __init__(self, channels):
         super().__init__()
@@ -81,7 +81,7 @@ class Level(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1 × 1 convolution of `(B, H, W, C)` to colours, added to the colours of the levels below."""
+    """1 × 1 convolution of `(B, H, W, C)` to colors, added to the colors of the levels below."""
 
     def __init__(self, channels):
         super().__init__()
@@ -157,7 +157,7 @@ class Generator(nn.Module):
         return skip
 
     def forward(self, z):
-        """Latents z `(B, latent_dim)` → ImageNet-normalised images `(B, 3, R, R)`."""
+        """Latents z `(B, latent_dim)` → ImageNet-normalized images `(B, 3, R, R)`."""
         return self.synthesis(self.mapping(z))
 
 

@@ -21,8 +21,8 @@ PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results
     "imgs/s, 256": ("throughput", "FFHQ", 256),
 }
 PARTS = ("error", "low", "high", "floor", "ceiling")  # what a value may come with
-MEMORISED = (
-    "Memorised: share of samples nearer to a training picture than all but 5 % of held-out pictures are; "
+MEMORIZED = (
+    "Memorized: share of samples nearer to a training image than all but 5 % of held-out images are; "
     "poor samples are never that near."
 )
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -40,16 +40,16 @@ def variant(record):
     return record["ablation"].get("variant") or re.sub(r"^ablation-|-seed-?\d+$", "", record["run_id"])
 
 
-def memorised(share, expected, error):
-    """What these numbers of a `Memorisation` mean, in plain words."""
+def memorized(share, expected, error):
+    """What these numbers of a `Memorization` mean, in plain words."""
     verdict = (
-        "More than chance gives: look for copies among the nearest neighbours."
+        "More than chance gives: look for copies among the nearest neighbors."
         if share > expected + 2 * error
-        else "No sign of copies; but poor samples are far from every picture, whatever they learned from."
+        else "No sign of copies; but poor samples are far from every image, whatever they learned from."
     )
     return (
-        f"{share:.1%} of samples are nearer to a training picture than all but 5 % of held-out "
-        f"pictures are; without copies {expected:.1%} ± {error:.1%} would be. {verdict}"
+        f"{share:.1%} of samples are nearer to a training image than all but 5 % of held-out "
+        f"images are; without copies {expected:.1%} ± {error:.1%} would be. {verdict}"
     )
 
 
@@ -57,7 +57,7 @@ def _groups(records):
     """Records by (dataset, resolution).
 
     Raises:
-        UserError: two records of a group were scored by different protocols, or on different pictures.
+        UserError: two records of a group were scored by different protocols, or on different images.
     """
     groups = {}
     for record in records:
@@ -105,7 +105,7 @@ def _row(record):
         "commit": record.get("commit"),
         "dirty": record.get("dirty"),
         **_scores(record),
-        **{f"memorised_{part}": value for part, value in record.get("memorisation", {}).items()},
+        **{f"memorized_{part}": value for part, value in record.get("memorization", {}).items()},
     }
 
 
@@ -143,14 +143,14 @@ def _score_cells(group):
 
 
 def _percent(record, part):
-    return f"{record['memorisation'][part]:.1%}" if "memorisation" in record else "–"
+    return f"{record['memorization'][part]:.1%}" if "memorization" in record else "–"
 
 
 def _heading(title, key, group):
     text = f"### {title}: {key[0]}, {key[1]} × {key[1]}\n\n"
     protocols = [record["score"]["protocol"] for record in group if record["score"]]
     told = dict.fromkeys(
-        f"{own['note']}. {own['network']}; real and generated pictures: {_counts(own)}; {own['generated']}."
+        f"{own['note']}. {own['network']}; real and generated images: {_counts(own)}; {own['generated']}."
         for each in protocols
         for own in each["metrics"].values()
     )
@@ -179,12 +179,12 @@ def _runs_tables(records):
                 "device": f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}",
                 "parameters G": f"{record['parameters']['generator']:,}",
                 **cells,
-                "memorised": _percent(record, "share"),
+                "memorized": _percent(record, "share"),
                 "without copies": f"{_percent(record, 'expected')} ± {_percent(record, 'error')}",
             }
             for record, cells in zip(group, _score_cells(group), strict=True)
         ]
-        text += ("\n" if text else "") + _heading("Runs", key, group) + f"{MEMORISED}\n\n" + _markdown(rows)
+        text += ("\n" if text else "") + _heading("Runs", key, group) + f"{MEMORIZED}\n\n" + _markdown(rows)
     return _frame([_row(record) for record in records]), text
 
 
@@ -250,7 +250,7 @@ def build_tables():
     Returns:
         `{"published": text, "runs": text, "ablation": text}`. CSV holds raw values, Markdown rounded ones.
     Raises:
-        UserError: a broken record, or scores of different protocols for the same pictures; names both runs.
+        UserError: a broken record, or scores of different protocols for the same images; names both runs.
     """
     records = load_runs()
     tables = {

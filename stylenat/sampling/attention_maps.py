@@ -39,7 +39,7 @@ def attention_weights(attention, x, query):
 
 
 def attention_maps(generator, w, level, query, *, block=0):
-    """Attention weights at a level of the generator while it makes the pictures of the styles w.
+    """Attention weights at a level of the generator while it makes the images of the styles w.
 
     Args:
         w: styles `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.

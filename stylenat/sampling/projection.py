@@ -1,4 +1,4 @@
-"""Projection: the w+ whose picture is nearest to a given one, by optimisation (StyleGAN2, appendix D)."""
+"""Projection: the w+ whose image is nearest to a given one, by optimization (StyleGAN2, appendix D)."""
 
 import math
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class Projection:
 
     Attributes:
         styles: w+ `(1, num_styles, latent_dim)`.
-        picture: uint8 `(1, 3, R, R)` on the CPU.
+        image: uint8 `(1, 3, R, R)` on the CPU.
         losses: perceptual distance plus squared error, one for each step.
     """
 
     styles: torch.Tensor
-    picture: torch.Tensor
+    image: torch.Tensor
     losses: list
 
 
@@ -59,28 +59,26 @@ def perceptual_distance(a, b):
     return torch.stack([(x - y).square().sum(1).mean() for x, y in pairs]).mean()
 
 
-def project(generator, picture, *, steps=300):
-    """Find the w+ of a picture, from the mean style on; the same picture gives the same result.
+def project(generator, image, *, steps=300):
+    """Find the w+ of an image, from the mean style on; the same image gives the same result.
 
-    Adam on the `perceptual_distance` plus the mean squared error of normalised pixels; the learning rate is
+    Adam on the `perceptual_distance` plus the mean squared error of normalized pixels; the learning rate is
     a share of the styles' deviation, warmed up over a twentieth of the steps and then falling to 0.
 
     Args:
         generator: in eval mode, its parameters without gradients, as `load_generator` gives it.
-        picture: uint8 `(3, R, R)`, R the generator's resolution.
+        image: uint8 `(3, R, R)`, R the generator's resolution.
 
     Raises:
-        UserError: a picture of another kind or size, no steps, or no EfficientNet-Lite0.
+        UserError: an image of another kind or size, no steps, or no EfficientNet-Lite0.
     """
     size = generator.resolution
-    if picture.dtype != torch.uint8 or tuple(picture.shape) != (3, size, size):
-        raise UserError(
-            f"picture is {picture.dtype} {tuple(picture.shape)}: give torch.uint8 (3, {size}, {size})"
-        )
+    if image.dtype != torch.uint8 or tuple(image.shape) != (3, size, size):
+        raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, {size}, {size})")
     if steps < 1:
         raise UserError(f"steps={steps!r}: give 1 or more")
     mean = mean_style(generator)
-    target = picture[None].to(mean.device)
+    target = image[None].to(mean.device)
     goal, pixels = [stage.detach() for stage in stages(target.float())], normalize(target)
     w = mean.expand(1, generator.num_styles, -1).clone().requires_grad_()
     height = LEARNING_RATE * (styles(generator, range(256)) - mean).std().item()

@@ -1,4 +1,4 @@
-"""Pictures from a generator: seeds, truncation, style mixing, interpolation."""
+"""Images from a generator: seeds, truncation, style mixing, interpolation."""
 
 from itertools import pairwise
 
@@ -44,15 +44,15 @@ def truncate(generator, w, truncation_psi):
 
 
 def sample_batches(generator, seeds, *, truncation_psi=1.0, batch_size=32):
-    """Pictures of the given seeds, one batch after the other: uint8 `(b, 3, R, R)` on the CPU, none kept."""
+    """Images of the given seeds, one batch after the other: uint8 `(b, 3, R, R)` on the CPU, none kept."""
     for i in range(0, len(seeds), batch_size):
         yield render(generator, styles(generator, seeds[i : i + batch_size], truncation_psi))
 
 
 def sample_images(generator, seeds, *, truncation_psi=1.0, batch_size=32):
-    """Pictures of the given seeds: uint8 `(len(seeds), 3, R, R)` on the CPU.
+    """Images of the given seeds: uint8 `(len(seeds), 3, R, R)` on the CPU.
 
-    A seed's picture is its own but for rounding, which may depend on the batch that a matrix product is part
+    A seed's image is its own but for rounding, which may depend on the batch that a matrix product is part
     of; `batch_size=1` rules that out.
     """
     return torch.cat(
@@ -62,7 +62,7 @@ def sample_images(generator, seeds, *, truncation_psi=1.0, batch_size=32):
 
 @torch.no_grad()
 def render(generator, w):
-    """Pictures of styles w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`: uint8 on the CPU."""
+    """Images of styles w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`: uint8 on the CPU."""
     keep_freed_memory()
     return to_uint8(generator.synthesis(w)).cpu()
 
@@ -106,7 +106,7 @@ def slerp(a, b, t):
 
 @torch.no_grad()
 def interpolate(generator, seeds, frames, *, space="w", truncation_psi=1.0):
-    """Pictures on the way from each seed to the next: uint8 `((len(seeds) - 1) · frames + 1, 3, R, R)`.
+    """Images on the way from each seed to the next: uint8 `((len(seeds) - 1) · frames + 1, 3, R, R)`.
 
     Args:
         frames: steps from one seed to the next.

@@ -42,8 +42,8 @@ def translate(images):
 
 def recolor(images):
     images = images + _uniform(images, -0.5, 0.5)
-    grey = images.mean(dim=1, keepdim=True)
-    images = torch.lerp(grey, images, _uniform(images, 0, 2))
+    gray = images.mean(dim=1, keepdim=True)
+    images = torch.lerp(gray, images, _uniform(images, 0, 2))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, _uniform(images, 0.5, 1.5))
 
@@ -51,7 +51,7 @@ def recolor(images):
 def cutout(images):
     height, width = images.shape[2:]
     size = height // 2, width // 2
-    # The centre may lie anywhere, so a cutout may leave the image in part.
+    # The center may lie anywhere, so a cutout may leave the image in part.
     top = _integers(images, 0, height - size[0] % 2) - size[0] // 2
     left = _integers(images, 0, width - size[1] % 2) - size[1] // 2
     rows = torch.arange(height, device=images.device).view(1, 1, -1, 1)

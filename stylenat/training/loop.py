@@ -15,7 +15,7 @@ from stylenat.device import peak_memory, pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
 from stylenat.features.networks import NETWORKS
-from stylenat.images import picture_grid, save_png
+from stylenat.images import image_grid, save_png
 from stylenat.paths import workspace, write_atomically
 from stylenat.presets import run_id
 from stylenat.progress import progress
@@ -106,8 +106,8 @@ def _finite(losses, step, run):
 
 def _snapshot(run, trainer, info):
     run.save(trainer.nimg, trainer.ema, trainer.state(), info)
-    pictures = sample_images(trainer.ema, range(64))
-    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", picture_grid(pictures, 8))
+    images = sample_images(trainer.ema, range(64))
+    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", image_grid(images, 8))
 
 
 class _Log:

@@ -49,14 +49,14 @@ class Trainer:
             self.generator.compile(fullgraph=True, dynamic=False)
             self.discriminator.compile(dynamic=False)
 
-    def step(self, pictures):
-        """One step on real pictures, uint8 `(B, 3, R, R)`. Returns named scalar tensors; advances `nimg`."""
+    def step(self, images):
+        """One step on real images, uint8 `(B, 3, R, R)`. Returns named scalar tensors; advances `nimg`."""
         config = self.config
         torch.manual_seed(int(np.random.SeedSequence([config.seed, self.nimg]).generate_state(1)[0]))
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self._decay()
-        real = normalize(pictures.to(self.device))
+        real = normalize(images.to(self.device))
         losses = {"loss_d": self._discriminator_step(real)}
         if self.nimg // config.batch_size % config.r1_interval == 0:
             losses["r1"] = self._r1_step(real)

@@ -239,7 +239,7 @@ def check_shapes_on(device, backward):
         tensors = output_and_gradients(inputs, partitions, "tiled", torch.empty_like(inputs[0]))
     expected = [inputs[0].shape, *(x.shape for x in (*inputs[:3], *inputs[3]))]
     assert [x.shape for x in tensors] == expected[: len(tensors)]
-    with torch.device("meta"):  # initialisation draws numbers, which fake tensors don't have
+    with torch.device("meta"):  # initialization draws numbers, which fake tensors don't have
         layers = HydraNeighborhoodAttention(12, partitions), FullAttention(12, 3)
     for layer, grid in zip(layers, ((height, width), (4, 4)), strict=True):
         state = {name: torch.empty(x.shape, device=device) for name, x in layer.named_parameters()}
@@ -327,7 +327,7 @@ def test_full_attention_sees_all_tokens():
     "make",
     [lambda: HydraNeighborhoodAttention(128, published_partitions(4, 16)), lambda: FullAttention(128, 4)],
 )
-def test_initialisation(make):
+def test_initialization(make):
     torch.manual_seed(0)
     layer = make()
     assert not layer.qkv.bias.any() and not layer.proj.bias.any()

@@ -42,12 +42,12 @@ def test_gradients_are_the_definitions():
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
-def test_a_batch_is_its_pictures_one_by_one():
+def test_a_batch_is_its_images_one_by_one():
     layer, x = make_layer(), torch.randn(3, 8, 12, 8, dtype=torch.float64)
     torch.testing.assert_close(layer(x), torch.cat([layer(one) for one in x.split(1)]))
 
 
-def test_moving_a_picture_by_a_window_moves_the_plain_half_alone():
+def test_moving_a_image_by_a_window_moves_the_plain_half_alone():
     layer = make_layer()
     x = torch.randn(1, 8, 8, 8, dtype=torch.float64)
     q, k, v = layer.project(x)

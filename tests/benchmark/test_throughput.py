@@ -167,7 +167,7 @@ def test_errors_of_a_protocol(changes, text):
         dataclasses.replace(QUICK, **changes)
 
 
-def test_levels_and_their_picture(generator):
+def test_levels_and_their_image(generator):
     hooks = [len(module._forward_hooks) for module in generator.modules()]
     levels = measure_levels(generator, "cpu", rounds=1)
     assert [len(module._forward_hooks) for module in generator.modules()] == hooks

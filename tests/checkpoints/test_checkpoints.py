@@ -466,7 +466,7 @@ def test_convert_makes_a_model_folder_that_gives_the_same_image(capsys, tmp_path
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(load_discriminator(tmp_path / "new")(images), load_discriminator(path)(images))
     card = (tmp_path / "new" / "README.md").read_text()
-    for text in ("tiny.pt", "1x3@1,1x3@8", "the file does not tell", "Licence", "Not scored", "10,000"):
+    for text in ("tiny.pt", "1x3@1,1x3@8", "the file does not tell", "License", "Not scored", "10,000"):
         assert text in card
     mean = load_tensors(tmp_path / "new" / "g_ema.safetensors")["mean_style"]
     draws = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0))
@@ -536,7 +536,7 @@ def test_convert_never_overwrites_what_is_not_a_model(capsys, tmp_path, tiny_pt)
 # --- sample
 
 
-def test_sample_writes_the_same_pictures_whatever_is_sampled_with_them(capsys, tmp_path, tiny_pt):
+def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp_path, tiny_pt):
     path, generator = tiny_pt
     a = ["sample", path, "--psi", "0.7", "--device", "cpu"]
     told(capsys, *a, "--seeds", "0-3,7", "--out", tmp_path / "a", "--gif", "2")

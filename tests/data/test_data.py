@@ -29,8 +29,8 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
 
 
-def hwc(picture):
-    return picture.permute(1, 2, 0).numpy()
+def hwc(image):
+    return image.permute(1, 2, 0).numpy()
 
 
 def write_folder(folder, count=11, side=16):
@@ -61,9 +61,9 @@ def only(tmp_path, image, name="one.png", resolution=16, **options):
 @pytest.mark.parametrize(("resolution", "start"), [(64, "15fd1c2dfb46459e"), (32, "007f702ec689c364")])
 def test_bundled_pixels(resolution, start):
     dataset = open_dataset("noto-faces", resolution)
-    pictures = dataset.stack()
-    assert pictures.shape == (987, 3, resolution, resolution) and pictures.dtype == torch.uint8
-    assert pixels_sha256(pictures.permute(0, 2, 3, 1).numpy()).startswith(start)
+    images = dataset.stack()
+    assert images.shape == (987, 3, resolution, resolution) and images.dtype == torch.uint8
+    assert pixels_sha256(images.permute(0, 2, 3, 1).numpy()).startswith(start)
     assert dataset.manifest == "a0d7381f591aafb84b9bc057d1a8faf049d92aca24891a1b194a1cb706a27753"
     assert dataset.names == sorted(dataset.names) and dataset.names[0] == "1f385-1f3fb.png"
 
@@ -106,7 +106,7 @@ def test_splits_hold_out_every_fifth():
 def test_too_few_for_a_held_out_split(tmp_path):
     write_folder(tmp_path, count=4)
     assert len(open_dataset(tmp_path, 16, "train")) == 4
-    assert "give 5 pictures or more" in refusal(open_dataset, tmp_path, 16, "heldout")
+    assert "give 5 images or more" in refusal(open_dataset, tmp_path, 16, "heldout")
 
 
 def test_folder_and_zip_are_the_same_dataset(tmp_path):
@@ -139,11 +139,11 @@ def test_manifest_is_sha256sums_listing_whatever_the_resolution(tmp_path):
 # What becomes of a file
 
 
-def test_colour_grey_and_cmyk(tmp_path):
-    colour = noise(16, 16, 3)
-    assert np.array_equal(only(tmp_path, Image.fromarray(colour)), colour)
-    grey = noise(16, 16)
-    assert np.array_equal(only(tmp_path, Image.fromarray(grey)), np.repeat(grey[..., None], 3, 2))
+def test_color_gray_and_cmyk(tmp_path):
+    color = noise(16, 16, 3)
+    assert np.array_equal(only(tmp_path, Image.fromarray(color)), color)
+    gray = noise(16, 16)
+    assert np.array_equal(only(tmp_path, Image.fromarray(gray)), np.repeat(gray[..., None], 3, 2))
     assert (only(tmp_path, Image.new("1", (16, 16), 1)) == 255).all()
     cmyk = only(tmp_path, Image.new("CMYK", (16, 16), (255, 0, 255, 0)), "two.tif")
     assert cmyk[0, 0].tolist() == [255, 255, 255]  # the first file, one.png, still stands before it
@@ -152,13 +152,13 @@ def test_colour_grey_and_cmyk(tmp_path):
 
 
 def test_alpha_is_composited_on_white(tmp_path):
-    picture = np.zeros((16, 16, 4), np.uint8)
-    picture[..., 0], picture[:8, :, 3], picture[8:, 8:, 3] = 200, 255, 51  # a fifth
-    result = only(tmp_path, Image.fromarray(picture))
+    image = np.zeros((16, 16, 4), np.uint8)
+    image[..., 0], image[:8, :, 3], image[8:, 8:, 3] = 200, 255, 51  # a fifth
+    result = only(tmp_path, Image.fromarray(image))
     assert result[0, 0].tolist() == [200, 0, 0] and result[15, 0].tolist() == [255, 255, 255]
     assert result[15, 15].tolist() == [244, 204, 204]
-    grey = Image.fromarray(np.stack([np.full((16, 16), 10), np.zeros((16, 16))], -1).astype(np.uint8), "LA")
-    assert (only(tmp_path, grey) == 255).all()
+    gray = Image.fromarray(np.stack([np.full((16, 16), 10), np.zeros((16, 16))], -1).astype(np.uint8), "LA")
+    assert (only(tmp_path, gray) == 255).all()
 
 
 def test_palette_with_and_without_transparency(tmp_path):
@@ -172,10 +172,10 @@ def test_palette_with_and_without_transparency(tmp_path):
     assert half[15, 0].tolist() == [244, 224, 214]
 
 
-def png_16_bit(values, colour_type):
-    """A 16-bit PNG by hand (Pillow writes none in colour): `values` is uint16 `(H, W)` or `(H, W, C)`."""
+def png_16_bit(values, color_type):
+    """A 16-bit PNG by hand (Pillow writes none in color): `values` is uint16 `(H, W)` or `(H, W, C)`."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     packed = (
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -184,11 +184,11 @@ def png_16_bit(values, colour_type):
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
-def test_16_bit_is_scaled(tmp_path, colour_type, channels):
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3)])
+def test_16_bit_is_scaled(tmp_path, color_type, channels):
     values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     pixels = values if channels == 1 else np.repeat(values[..., None], 3, 2)
-    (tmp_path / "deep.png").write_bytes(png_16_bit(pixels, colour_type))
+    (tmp_path / "deep.png").write_bytes(png_16_bit(pixels, color_type))
     result = hwc(open_dataset(tmp_path, 16)[0])
     assert np.array_equal(result, np.repeat(np.arange(256).reshape(16, 16, 1), 3, 2))
 
@@ -207,15 +207,15 @@ def test_32_bit_pixels_are_refused(tmp_path):
 
 
 def test_exif_orientation(tmp_path):
-    picture = np.zeros((16, 16, 3), np.uint8)
-    picture[0, :, 0] = 255  # a red top row
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[0, :, 0] = 255  # a red top row
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90° clockwise
-    result = only(tmp_path, Image.fromarray(picture), exif=exif)
+    result = only(tmp_path, Image.fromarray(image), exif=exif)
     assert (result[:, 15, 0] == 255).all() and result[:, :15].max() == 0
 
 
-def test_centre_square_and_lanczos(tmp_path):
+def test_center_square_and_lanczos(tmp_path):
     wide = noise(32, 50, 3)
     exact = only(tmp_path, Image.fromarray(wide), resolution=32)
     assert np.array_equal(exact, wide[:, 9:41])
@@ -225,7 +225,7 @@ def test_centre_square_and_lanczos(tmp_path):
 
 
 def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     result = only(tmp_path, frames[0], "moving.gif", save_all=True, append_images=frames[1:])
     assert result[0, 0].tolist() == [255, 0, 0]
 
@@ -321,16 +321,16 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
 # Large sets
 
 
-def test_a_large_set_is_decoded_picture_by_picture(tmp_path, monkeypatch):
+def test_a_large_set_is_decoded_image_by_image(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "set")
     expected = open_dataset(folder, 16).stack()
     decoded = []
-    picture = sources._Files.picture
+    image = sources._Files.image
     monkeypatch.setattr(data, "DECODED_AT_ONCE", 0)
     monkeypatch.setattr(
         sources._Files,
-        "picture",
-        lambda self, i, resolution: decoded.append(i) or picture(self, i, resolution),
+        "image",
+        lambda self, i, resolution: decoded.append(i) or image(self, i, resolution),
     )
     for source in (folder, pack(folder, tmp_path / "set.zip")):
         decoded.clear()
@@ -360,12 +360,12 @@ def test_bars_are_for_large_sets(tmp_path, monkeypatch):
     assert shown == [(what, 11) for what in ("checking sizes", "decoding", "checking", "hashing")]
 
 
-def first_batch(pictures, size, seed):
+def first_batch(images, size, seed):
     """The stream's rule, written out once more."""
     rng = np.random.default_rng((seed, 0))
-    order, mirrored = rng.permutation(len(pictures)), rng.random(len(pictures)) < 0.5
+    order, mirrored = rng.permutation(len(images)), rng.random(len(images)) < 0.5
     return torch.stack(
-        [pictures[i].flip(2) if m else pictures[i] for i, m in zip(order, mirrored, strict=True)][:size]
+        [images[i].flip(2) if m else images[i] for i, m in zip(order, mirrored, strict=True)][:size]
     )
 
 
@@ -383,7 +383,7 @@ def test_a_bad_file_in_a_large_set_is_named_when_its_turn_comes(tmp_path, monkey
 # Batches
 
 
-def pictures_of(stream, count):
+def images_of(stream, count):
     taken = []
     while sum(map(len, taken)) < count:
         taken.append(next(stream))
@@ -393,27 +393,27 @@ def pictures_of(stream, count):
 @pytest.mark.parametrize("start", [0, 1, 8, 11, 30])
 def test_batches_resume_at_any_image_with_any_batch_size(tmp_path, start):
     dataset = open_dataset(write_folder(tmp_path), 16)
-    whole = pictures_of(batches(dataset, 4, seed=5), 50)
-    assert torch.equal(pictures_of(batches(dataset, 3, seed=5, start=start), 20), whole[start : start + 20])
+    whole = images_of(batches(dataset, 4, seed=5), 50)
+    assert torch.equal(images_of(batches(dataset, 3, seed=5, start=start), 20), whole[start : start + 20])
 
 
-def test_batches_show_every_picture_once_an_epoch_in_a_new_order(tmp_path):
+def test_batches_show_every_image_once_an_epoch_in_a_new_order(tmp_path):
     dataset = open_dataset(write_folder(tmp_path), 16)
-    shown = pictures_of(batches(dataset, 11, seed=5, flips=False), 22)
+    shown = images_of(batches(dataset, 11, seed=5, flips=False), 22)
     for epoch in (shown[:11], shown[11:]):
         assert {p.numpy().tobytes() for p in epoch} == {p.numpy().tobytes() for p in dataset.stack()}
     assert not torch.equal(shown[:11], shown[11:])
-    assert not torch.equal(shown[:11], pictures_of(batches(dataset, 11, seed=6, flips=False), 11))
+    assert not torch.equal(shown[:11], images_of(batches(dataset, 11, seed=6, flips=False), 11))
 
 
 def test_flips_mirror_about_half_and_leave_the_order():
     dataset = open_dataset("noto-faces", 32)
-    plain = pictures_of(batches(dataset, 100, seed=1, flips=False), 900)
-    mirrored = pictures_of(batches(dataset, 100, seed=1), 900)
+    plain = images_of(batches(dataset, 100, seed=1, flips=False), 900)
+    mirrored = images_of(batches(dataset, 100, seed=1), 900)
     same = torch.tensor([torch.equal(a, b) for a, b in zip(plain, mirrored, strict=True)])
     assert torch.equal(mirrored[~same], plain[~same].flip(3))
     assert 0.4 < same.float().mean() < 0.6
-    again = pictures_of(batches(dataset, 100, seed=1), 900)
+    again = images_of(batches(dataset, 100, seed=1), 900)
     assert torch.equal(again, mirrored)
 
 
@@ -430,7 +430,7 @@ def test_check_reports(tmp_path):
     assert report.sizes == {(32, 32): 9, (70, 48): 1} and report.modes == {"RGB": 9, "L": 1}
     assert report.manifest == open_dataset(tmp_path, 32).manifest
     text = str(report)
-    assert "10 pictures" in text and "70x48 (1)" in text and report.manifest in text and "\n" not in text
+    assert "10 images" in text and "70x48 (1)" in text and report.manifest in text and "\n" not in text
     assert "smaller than the asked 40x40" in refusal(check, tmp_path, 40)
     assert check("noto-faces", 32).count == 987
     assert "not at 48" in refusal(check, "noto-faces", 48)
@@ -468,9 +468,9 @@ def test_rule_of_the_portraits(script):
 
 
 def test_rebuild_from_a_package(script):
-    def png(colour):
+    def png(color):
         buffer = io.BytesIO()
-        Image.new("RGBA", (64, 64), colour).save(buffer, "PNG")
+        Image.new("RGBA", (64, 64), color).save(buffer, "PNG")
         return buffer.getvalue()
 
     files = {

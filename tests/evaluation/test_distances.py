@@ -15,7 +15,7 @@ from stylenat.evaluation.distances import (
     precision_recall,
 )
 from stylenat.evaluation.intervals import interval
-from stylenat.evaluation.memorization import memorisation
+from stylenat.evaluation.memorization import memorization
 
 
 def normal(seed, *shape):
@@ -211,16 +211,16 @@ def test_precision_and_recall_by_loops_in_blocks_of_any_size(k):
 def test_copies_are_inside_whatever_rounding_does(block):
     real = normal(0, 151, 127)
     scores = precision_recall(real, real.flip(0), block=block)
-    assert scores == {"precision": 1, "recall": 1, "density": 4 / 3, "coverage": 1}  # itself and 3 neighbours
+    assert scores == {"precision": 1, "recall": 1, "density": 4 / 3, "coverage": 1}  # itself and 3 neighbors
     some = real[np.random.default_rng(0).permutation(151)[:76]]
     assert precision_recall(real, some, block=block) == pytest.approx(by_loops(real, some, 3), abs=1e-9)
 
 
 def test_dropped_modes_lower_recall_and_noise_lowers_precision():
-    centres = normal(5, 8, 16) * 4
-    real = (centres[:, None] + normal(0, 8, 50, 16)).flatten(0, 1)
-    fresh = (centres[:, None] + normal(1, 8, 50, 16)).flatten(0, 1)
-    half = (centres[:4, None] + normal(2, 4, 100, 16)).flatten(0, 1)
+    centers = normal(5, 8, 16) * 4
+    real = (centers[:, None] + normal(0, 8, 50, 16)).flatten(0, 1)
+    fresh = (centers[:, None] + normal(1, 8, 50, 16)).flatten(0, 1)
+    half = (centers[:4, None] + normal(2, 4, 100, 16)).flatten(0, 1)
     same, dropped = precision_recall(real, fresh), precision_recall(real, half)
     noisy = precision_recall(real, fresh + 2 * normal(3, 400, 16))
     assert dropped["recall"] < 0.6 < 0.75 < same["recall"] and dropped["coverage"] < 0.6 < same["coverage"]
@@ -275,12 +275,12 @@ def test_intervals_repeat_and_keep_names():
     assert scores == interval(precision_recall, real, fake, seed=1) != interval(precision_recall, real, fake)
 
 
-# Memorisation
+# Memorization
 
 
-def test_nearest_training_pictures_by_loops():
+def test_nearest_training_images_by_loops():
     train, heldout, fake = normal(0, 30, 4), normal(1, 39, 4), normal(2, 25, 4) * 0.8
-    found = memorisation(train, heldout, fake, neighbours=2, block=7)
+    found = memorization(train, heldout, fake, neighbors=2, block=7)
     apart = np.linalg.norm(fake.numpy()[:, None] - train.numpy(), axis=2)
     assert np.array_equal(found.indices, apart.argsort(1)[:, :2])
     np.testing.assert_allclose(found.distances, np.sort(apart, 1)[:, :2])
@@ -289,7 +289,7 @@ def test_nearest_training_pictures_by_loops():
 
 
 def test_honest_fakes_have_the_expected_share():
-    found = [memorisation(*normal(seed, 200, 5).split([60, 90, 50])) for seed in range(400)]
+    found = [memorization(*normal(seed, 200, 5).split([60, 90, 50])) for seed in range(400)]
     shares = np.array([f.share for f in found])
     assert found[0].expected == 4 / 91
     assert abs(shares.mean() - found[0].expected) < 4 * found[0].error / 400**0.5
@@ -299,11 +299,11 @@ def test_honest_fakes_have_the_expected_share():
 def test_planted_copies_are_found():
     train, heldout, fake = normal(0, 700, 8).split([300, 200, 200])
     planted = torch.cat([fake[:160], train[:40] + 0.01 * normal(1, 40, 8)])
-    honest, found = memorisation(train, heldout, fake), memorisation(train, heldout, planted)
+    honest, found = memorization(train, heldout, fake), memorization(train, heldout, planted)
     assert abs(honest.share - honest.expected) < 3 * honest.error
     assert found.share >= 0.2 and found.share > found.expected + 5 * found.error
     assert found.indices[160:, 0].tolist() == list(range(40)) and found.distances[160:, 0].max() < 0.1
-    far = memorisation(train, heldout, fake + 100)
+    far = memorization(train, heldout, fake + 100)
     assert far.share == 0
 
 
@@ -317,7 +317,7 @@ def test_nothing_is_put_on_the_default_device():
         assert frechet_distance(sum(groups, Moments()), fake) == pytest.approx(frechet_distance(train, fake))
         assert kernel_distance_subsets(train, fake, 2, 20)[1] > 0
         assert interval(precision_recall, train, fake)["recall"].error > 0
-        assert memorisation(train, fake, fake).distances.isfinite().all()
+        assert memorization(train, fake, fake).distances.isfinite().all()
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance, precision_recall])
@@ -326,7 +326,7 @@ def test_features_that_do_not_fit_are_refused(distance):
     assert "(4, 3) dimensions" in refusal(distance, a, b[:, :3])
     assert "set of 1 is too small here" in refusal(distance, a[:1], b)
     assert "set of 0 is too small here" in refusal(distance, a, b[:0])
-    assert "shape (20,); give (pictures, dimensions)" in refusal(distance, a[:, 0], b)
+    assert "shape (20,); give (images, dimensions)" in refusal(distance, a[:, 0], b)
     b[3, 1] = torch.nan
     b[5] = torch.inf
     assert "2 of 30 features hold NaN or infinity" in refusal(distance, a, b)
@@ -357,5 +357,5 @@ def test_counts_that_do_not_fit_are_refused():
     moments = Moments().update(a)
     assert "set of 1" in refusal(interval, frechet_distance, moments, moments)
     assert "set of 3" in refusal(interval, frechet_distance, moments, [moments] * 3)
-    assert "set of 18 is too small here; give 19" in refusal(memorisation, a, b[:18], b)
-    assert "set of 2 is too small here; give 3" in refusal(memorisation, a[:2], b, b)
+    assert "set of 18 is too small here; give 19" in refusal(memorization, a, b[:18], b)
+    assert "set of 2 is too small here; give 3" in refusal(memorization, a[:2], b, b)

@@ -21,7 +21,7 @@ KEYS = [f"{metric}_lite0_128_{split}" for metric in ("fd", "kid") for split in (
 
 @pytest.fixture(scope="module")
 def fresh(portraits):
-    """80 real pictures that the train reference does not hold: what its floor is measured with."""
+    """80 real images that the train reference does not hold: what its floor is measured with."""
     train = portraits.with_split("train")
     return train.stack(np.random.default_rng(0).permutation(len(train))[80:])
 
@@ -52,7 +52,7 @@ def test_a_copy_of_the_reference_scores_zero_there_and_not_on_the_held_out(portr
 
 @needs_wheels
 def test_scores_rise_with_the_share_of_fakes(portraits, fresh):
-    """0 to 100 % of samples from a Gaussian fitted to the pixels, among real pictures."""
+    """0 to 100 % of samples from a Gaussian fitted to the pixels, among real images."""
     flat = portraits.stack().flatten(1).double()
     _, scale, axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
     draws = torch.randn(80, len(scale), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -66,25 +66,25 @@ def test_scores_rise_with_the_share_of_fakes(portraits, fresh):
         values = [dose[key]["value"] for dose in doses]
         assert all(b > a for a, b in itertools.pairwise(values)), (key, values)
         assert values[-1] < doses[0][key]["ceiling"]
-    for key in ("fd_lite0_128_train", "kid_lite0_128_train"):  # none of these pictures is in the reference
+    for key in ("fd_lite0_128_train", "kid_lite0_128_train"):  # none of these images is in the reference
         assert doses[0][key]["value"] == pytest.approx(doses[0][key]["floor"])
 
 
-def blurred(pictures, sigma):
+def blurred(images, sigma):
     kernel = torch.exp(-0.5 * (torch.arange(-6, 7) / sigma).square())
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    images = nn.functional.pad(pictures.float(), (6, 6, 6, 6), "replicate")
-    images = nn.functional.conv2d(nn.functional.conv2d(images, kernel, groups=3), kernel.mT, groups=3)
-    return images.round().to(torch.uint8)
+    blurs = nn.functional.pad(images.float(), (6, 6, 6, 6), "replicate")
+    blurs = nn.functional.conv2d(nn.functional.conv2d(blurs, kernel, groups=3), kernel.mT, groups=3)
+    return blurs.round().to(torch.uint8)
 
 
-def noisy(pictures, deviation):
-    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0)) * deviation
-    return (pictures + noise).round().clamp(0, 255).to(torch.uint8)
+def noisy(images, deviation):
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) * deviation
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def dropped(pictures, modes):
-    return pictures[torch.arange(len(pictures)) % modes]
+def dropped(images, modes):
+    return images[torch.arange(len(images)) % modes]
 
 
 @needs_wheels
@@ -93,7 +93,7 @@ def dropped(pictures, modes):
 )
 def test_scores_rise_with_every_step_away_from_real(portraits, fresh, worse, steps):
     sets = [fresh, *(worse(fresh, step) for step in steps)]
-    found = [evaluate(pictures, portraits).values for pictures in sets]
+    found = [evaluate(images, portraits).values for images in sets]
     for key in KEYS:
         values = [values[key]["value"] for values in found]
         assert all(b > a for a, b in itertools.pairwise(values)), (key, values)
@@ -174,12 +174,12 @@ def test_small_sets_are_refused(tmp_path):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     dataset = open_dataset(tmp_path, 8)
     message = refusal(evaluate, dataset.stack(), dataset)
-    assert "99 pictures, 19 of them held out" in message and "give 100 pictures or more" in message
+    assert "99 images, 19 of them held out" in message and "give 100 images or more" in message
 
 
-def test_pictures_that_do_not_fit_are_refused(portraits):
-    pictures = portraits.stack()
-    for wrong in (pictures.float(), pictures[..., :16], pictures[:79], pictures[0]):
+def test_images_that_do_not_fit_are_refused(portraits):
+    images = portraits.stack()
+    for wrong in (images.float(), images[..., :16], images[:79], images[0]):
         message = refusal(evaluate, wrong, portraits)
         assert str(tuple(wrong.shape)) in message and "torch.uint8 (80 or more, 3, 32, 32)" in message
     painter = Painter()

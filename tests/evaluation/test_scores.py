@@ -15,7 +15,7 @@ from stylenat.cli import main
 from stylenat.data.dataset import open_dataset
 from stylenat.evaluation import evaluate as evaluation
 from stylenat.evaluation.distances import frechet_distance, kernel_distance_subsets, precision_recall
-from stylenat.evaluation.evaluate import evaluate, nearest_training_pictures, open_reference
+from stylenat.evaluation.evaluate import evaluate, nearest_training_images, open_reference
 from stylenat.evaluation.reference import Statistics
 from stylenat.features.networks import NETWORKS
 from stylenat.features.weights import INCEPTION_CLEAN
@@ -28,9 +28,9 @@ needs_wheels = pytest.mark.skipif(
 DIMS = 12
 
 
-def small(module, pictures):
-    """A network of a few features: each colour's mean over quarters of the picture."""
-    return module(nn.functional.adaptive_avg_pool2d(pictures.float(), 2)) / 10
+def small(module, images):
+    """A network of a few features: each color's mean over quarters of the image."""
+    return module(nn.functional.adaptive_avg_pool2d(images.float(), 2)) / 10
 
 
 STAND_IN = {
@@ -49,8 +49,8 @@ def real(tmp_path_factory):
     return open_dataset(folder, 32)
 
 
-def features(pictures):
-    return small(nn.Identity(), pictures).flatten(1)
+def features(images):
+    return small(nn.Identity(), images).flatten(1)
 
 
 def score(source, reference, metric, **options):
@@ -71,7 +71,7 @@ def test_every_metric_at_once_is_the_distance_of_features(real):
         assert found[f"{column}_legacy_pytorch"]["value"] == pytest.approx(value)
 
 
-def test_pictures_are_made_once_for_all_networks(real, monkeypatch):
+def test_images_are_made_once_for_all_networks(real, monkeypatch):
     painter, seen = Painter(), []
     monkeypatch.setattr(painter, "mapping", lambda z: seen.append(len(z)) or z)
     score(painter, real, "fid,fid-clean,fd-dinov2", count=60, batch_size=25)
@@ -87,20 +87,20 @@ def test_streamed_moments_give_the_score_of_all_features(real, monkeypatch, coun
     row = summed.values["fid_legacy_pytorch"]
     assert row["value"] == pytest.approx(kept["value"], rel=1e-9)
     assert 0 < row["error"] < row["value"]
-    assert summed.protocol["metrics"]["fid"]["interval"] == "95 %, 8 split halves of generated pictures"
+    assert summed.protocol["metrics"]["fid"]["interval"] == "95 %, 8 split halves of generated images"
     with_kid = score(Painter(), real, "kid,fid", count=count).values
     assert list(with_kid) == ["kid_legacy_pytorch", "fid_legacy_pytorch"]
     assert with_kid["fid_legacy_pytorch"]["value"] == pytest.approx(kept["value"], rel=1e-9)
 
 
-def test_the_same_pictures_score_zero(real):
+def test_the_same_images_score_zero(real):
     values = score(real, real, "fid,kid,pr").values
     assert abs(values["fid_legacy_pytorch"]["value"]) <= 1e-4
     assert values["kid_legacy_pytorch"]["value"] < 1e-6
     assert {values[f"{name}_legacy_pytorch"]["value"] for name in ("precision", "recall", "coverage")} == {1}
 
 
-def test_the_protocol_tells_of_reference_and_pictures(real):
+def test_the_protocol_tells_of_reference_and_images(real):
     made = score(Painter(), real.with_split("heldout"), "fid", count=64, truncation_psi=0.5, seed=1)
     protocol, own = made.protocol, made.protocol["metrics"]["fid"]
     assert own["references"] == {"all": {"split": "all", "n_real": 180, "n_fake": 64}}
@@ -108,7 +108,7 @@ def test_the_protocol_tells_of_reference_and_pictures(real):
     assert protocol["dataset"]["manifest"] == real.manifest and "legacy_pytorch" in own["note"]
     assert own["resize"] and own["precision"] and own["versions"] and "floor" not in made.values
     handed = score(real.with_split("train"), real, "fid").protocol
-    assert handed["metrics"]["fid"]["generated"] == f"pictures of manifest {real.manifest}"
+    assert handed["metrics"]["fid"]["generated"] == f"images of manifest {real.manifest}"
     assert "seed" not in handed and handed["metrics"]["fid"]["references"]["all"]["n_fake"] == 144
     assert "FID " in str(made) and "legacy_pytorch" in str(made) and "–" in str(made)
 
@@ -125,7 +125,7 @@ def statistics(tmp_path, real):
 
 
 @pytest.mark.parametrize("count", [60, 170])
-def test_published_statistics_stand_for_the_pictures(real, statistics, count):
+def test_published_statistics_stand_for_the_images(real, statistics, count):
     reference = open_reference(statistics, 32)
     found, direct = (score(Painter(), one, "fid", count=count) for one in (reference, real))
     values = [one.values["fid_legacy_pytorch"]["value"] for one in (found, direct)]
@@ -148,7 +148,7 @@ def test_statistics_that_do_not_serve(tmp_path, statistics, real):
     assert "of inception-legacy, not of 2048 of inception-legacy" in refusal(
         reference.of, NETWORKS["inception-legacy"]
     )
-    assert "fd-lite0 needs real pictures" in refusal(score, Painter(), reference, "fd-lite0")
+    assert "fd-lite0 needs real images" in refusal(score, Painter(), reference, "fd-lite0")
     assert "can't be read" in refusal(Statistics.open, tmp_path / "none.npz")
     (tmp_path / "junk.npz").write_bytes(b"junk")
     assert "hold no mu and sigma" in refusal(Statistics.open, tmp_path / "junk.npz")
@@ -170,8 +170,8 @@ def test_the_score_is_cleanfids_own(real, tmp_path):
     folder = tmp_path / "fakes"
     folder.mkdir()
     made = sample_images(Painter(), range(100))
-    for i, picture in enumerate(made):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i:03}.png")
+    for i, image in enumerate(made):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:03}.png")
     options = {"mode": "clean", "num_workers": 0, "device": torch.device("cpu"), "verbose": False}
     theirs = fid.compute_fid(
         str(folder),
@@ -184,16 +184,16 @@ def test_the_score_is_cleanfids_own(real, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
-# Memorisation
+# Memorization
 
 
 @needs_wheels
-def test_copies_are_found_among_the_training_pictures(real):
+def test_copies_are_found_among_the_training_images(real):
     train, heldout = real.with_split("train"), real.with_split("heldout")
-    found, made = nearest_training_pictures(train, real, count=20)
+    found, made = nearest_training_images(train, real, count=20)
     assert found.share == 1 and torch.equal(made, train.stack(range(20)))
     assert found.indices[:, 0].tolist() == list(range(20)) and (found.distances[:, 0] < 1e-3).all()
-    honest = nearest_training_pictures(heldout, real)[0]
+    honest = nearest_training_images(heldout, real)[0]
     assert honest.share <= honest.expected and honest.indices.shape == (36, 3)
 
 
@@ -238,8 +238,8 @@ def test_evaluate_folders_with_weights_given_by_path(capsys, real, weights, tmp_
     path, digest = weights
     fakes = tmp_path / "fakes"
     fakes.mkdir()
-    for i, picture in enumerate(sample_images(Painter(), range(40))):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(fakes / f"{i:03}.png")
+    for i, image in enumerate(sample_images(Painter(), range(40))):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(fakes / f"{i:03}.png")
     given = ("evaluate", fakes, "--data", real.source, "--metric", "fid-clean", "--weights", path.parent)
     message = failed(capsys, *given)
     assert digest in message and "incomplete" in message
@@ -258,7 +258,7 @@ def test_evaluate_says_what_is_missing(capsys, real, tmp_path, monkeypatch):
     message = failed(capsys, "evaluate", real.source, "--data", real.source, "--metric", "fid")
     assert "pt_inception-2015-12-05-6726825d.pth" in message and "fd-lite0 needs no such file" in message
     message = failed(capsys, "evaluate", real.source, "--metric", "fid")
-    assert f"{real.source} is no run: give the real pictures, such as --data noto-faces" in message
+    assert f"{real.source} is no run: give the real images, such as --data noto-faces" in message
     message = failed(capsys, "evaluate", "smoke", "--data", "noto-faces", "--metric", "fidd")
     assert "unknown metric 'fidd'" in message or "not found" in message
     assert not any(tmp_path.rglob("*.pth"))

@@ -24,14 +24,14 @@ from stylenat.reporting.records import load_runs, record_run
 from stylenat.reporting.tables import build_tables, variant
 from stylenat.training.loop import train
 
-# Networks of a few thousand parameters on 100 pictures: the fewest a score takes.
+# Networks of a few thousand parameters on 100 images: the fewest a score takes.
 TINY = {"widths": (8, 8, 8, 8), "discriminator_widths": (8, 8, 8), "latent_dim": 8, "mapping_depth": 1}
 TINY |= {"batch_size": 4, "nimg": 8, "snapshot": 80, "data": "drawn"}
 
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
-    """A workspace with a data set of 100 pictures in it; the ablation at dilations 2 and 1 was run there."""
+    """A workspace with a data set of 100 images in it; the ablation at dilations 2 and 1 was run there."""
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "drawn").mkdir()
     rng = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_the_last_snapshot_is_scored_by_more_metrics(space, records):
         dims=12,
         file=None,
         build=torch.nn.Identity,
-        extract=lambda module, pictures: torch.nn.functional.adaptive_avg_pool2d(pictures.float(), 2),
+        extract=lambda module, images: torch.nn.functional.adaptive_avg_pool2d(images.float(), 2),
     )
     networks = NETWORKS | {network.key: network}
     record = score_run(run, metrics="fid,pr-lite0,fd-lite0", count=30, networks=networks, **extra)

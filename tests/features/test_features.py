@@ -87,9 +87,9 @@ def portraits():
 def test_resize_is_cleanfids(mode, ours, resolution):
     from cleanfid.resize import build_resizer
 
-    pictures, theirs = noise(3, resolution), build_resizer(mode)
-    expected = np.stack([theirs(picture.permute(1, 2, 0).numpy()) for picture in pictures])
-    resized = resize(pictures, 299, ours)
+    images, theirs = noise(3, resolution), build_resizer(mode)
+    expected = np.stack([theirs(image.permute(1, 2, 0).numpy()) for image in images])
+    resized = resize(images, 299, ours)
     assert resized.dtype == torch.float32 and resized.shape == (3, 3, 299, 299)
     assert np.abs(resized.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-4  # of 255
     assert resized.min() >= 0 and resized.max() <= 255
@@ -165,22 +165,20 @@ class Recorder(nn.Module):
         super().__init__()
         self.sizes, self.scale = [], nn.Parameter(torch.ones(()))
 
-    def forward(self, pictures):
-        self.sizes.append(len(pictures))
-        return pictures[:, :, 0, :2] * self.scale
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return images[:, :, 0, :2] * self.scale
 
 
 @pytest.fixture
 def recorder():
     module = Recorder()
-    network = replace(
-        NETWORKS["lite0"], dims=6, build=lambda: module, extract=lambda m, pictures: m(pictures)
-    )
+    network = replace(NETWORKS["lite0"], dims=6, build=lambda: module, extract=lambda m, images: m(images))
     return network, module
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 33, 50])
-def test_pictures_meet_the_network_in_batches_of_its_own(recorder, portraits, size):
+def test_images_meet_the_network_in_batches_of_its_own(recorder, portraits, size):
     network, module = recorder
     parts = list(network.stream(iter(portraits.split(size))))
     assert module.sizes == [16, 16, 16, 2] == [len(part) for part in parts]
@@ -196,7 +194,7 @@ def test_a_stream_runs_ahead_of_nothing(recorder, portraits):
     assert drawn == [0]
 
 
-def test_no_pictures_have_no_features(recorder):
+def test_no_images_have_no_features(recorder):
     assert recorder[0].features([]).shape == (0, 6)
 
 
@@ -237,7 +235,7 @@ def test_only_uint8_batches_are_taken(recorder, wrong):
 
 
 class Layers(nn.Module):
-    """Pictures 299x299 in -1..1 → 2048 features, as the TorchScript file's `layers`."""
+    """Images 299x299 in -1..1 → 2048 features, as the TorchScript file's `layers`."""
 
     def __init__(self, dims=2048):
         super().__init__()
@@ -285,17 +283,17 @@ def state_dict(tmp_path_factory):
         elif name.endswith(("running_var", "bn.weight")):
             tensor.uniform_(0.5, 1.5)
         elif name.endswith("conv.weight"):
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)  # keeps the pictures' differences alive
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)  # keeps the images' differences alive
     path = tmp_path_factory.mktemp("state") / "state.pth"
     torch.save(state, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def pictures_folder(tmp_path_factory, portraits):
-    folder = tmp_path_factory.mktemp("pictures")
-    for i, picture in enumerate(portraits[:3]):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+def images_folder(tmp_path_factory, portraits):
+    folder = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(portraits[:3]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
     return folder
 
 
@@ -310,12 +308,12 @@ def by_cleanfid(folder, model, mode):
 
 def assert_same_features(found, expected):
     assert found.shape == expected.shape == (3, 2048) and found.dtype == torch.float32
-    assert (expected[0] - expected[1]).norm() > 1e-2 * expected.norm()  # the pictures tell apart
+    assert (expected[0] - expected[1]).norm() > 1e-2 * expected.norm()  # the images tell apart
     assert (found - expected).norm() < 1e-4 * (expected - expected.mean(0)).norm()
 
 
 @needs_cleanfid
-def test_legacy_inception_is_cleanfids(state_dict, room, pictures_folder, portraits):
+def test_legacy_inception_is_cleanfids(state_dict, room, images_folder, portraits):
     from cleanfid.features import build_feature_extractor
 
     place = room / "TORCH_HOME/hub/checkpoints" / INCEPTION_LEGACY.name
@@ -327,7 +325,7 @@ def test_legacy_inception_is_cleanfids(state_dict, room, pictures_folder, portra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = build_feature_extractor("legacy_pytorch", CPU, use_dataparallel=False)
-    assert_same_features(found, by_cleanfid(pictures_folder, theirs, "legacy_pytorch"))
+    assert_same_features(found, by_cleanfid(images_folder, theirs, "legacy_pytorch"))
     assert everything(room) == before
     assert network.load() is network.load() and not network.load().training
     protocol = network.protocol()
@@ -338,7 +336,7 @@ def test_legacy_inception_is_cleanfids(state_dict, room, pictures_folder, portra
 
 
 @needs_cleanfid
-def test_clean_inception_is_cleanfids(room, pictures_folder, portraits, recwarn):
+def test_clean_inception_is_cleanfids(room, images_folder, portraits, recwarn):
     from cleanfid.inception_torchscript import InceptionV3W
 
     torch.manual_seed(0)
@@ -348,7 +346,7 @@ def test_clean_inception_is_cleanfids(room, pictures_folder, portraits, recwarn)
     found = network.features([portraits[:3]])
     assert not recwarn.list
     theirs = InceptionV3W(str(place.parent), download=False)
-    assert_same_features(found, by_cleanfid(pictures_folder, theirs, "clean"))
+    assert_same_features(found, by_cleanfid(images_folder, theirs, "clean"))
     assert everything(room) == before
     assert network.protocol()["weights_sha256"] == sha256(place)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from stylenat.attention.partitions import parse_partitions
 from stylenat.figures import build, results, style
 from stylenat.figures.samples import sample_grid
-from stylenat.images import picture_grid, save_png
+from stylenat.images import image_grid, save_png
 from stylenat.models.stylenat import Generator
 from stylenat.reporting.records import record_run
 
@@ -42,7 +42,7 @@ def make_ablation(room):
             300 + 50 * i, ablation={"variant": name.split("-")[0]}, run_id=f"ablation-{name}"
         )
         path = record_run(record["run_id"], record)
-        save_png(path.with_name("samples.png"), picture_grid(make_samples(i), 3))
+        save_png(path.with_name("samples.png"), image_grid(make_samples(i), 3))
         made.append(record)
     return made
 
@@ -70,13 +70,13 @@ def test_the_same_data_give_the_same_bytes(room):
 
 def test_a_sample_grid_shows_every_pixel_as_it_is():
     samples = make_samples(count=5)
-    picture = pixels(sample_grid(samples, columns=3))
+    image = pixels(sample_grid(samples, columns=3))
     scale = 1600 // (3 * 8)
     for i, sample in enumerate(samples.permute(0, 2, 3, 1).numpy()):
         y, x = (i // 3) * (8 * scale + 8), (i % 3) * (8 * scale + 8)
-        shown = picture[y : y + 8 * scale, x : x + 8 * scale]
+        shown = image[y : y + 8 * scale, x : x + 8 * scale]
         assert np.array_equal(shown, sample.repeat(scale, 0).repeat(scale, 1))
-    assert (picture[8 * scale + 8 :, 2 * (8 * scale + 8) :] == 255).all()  # the empty sixth place
+    assert (image[8 * scale + 8 :, 2 * (8 * scale + 8) :] == 255).all()  # the empty sixth place
 
 
 def test_training_curves_show_the_history_with_floor_and_ceiling():
@@ -108,7 +108,7 @@ def test_the_bubble_chart_shows_the_published_numbers():
     assert all(name in texts for name in ("StyleNAT", "StyleSwin", "StyleGAN-XL", "HiT-L", "better", "100 M"))
 
 
-def test_receptive_fields_colour_each_partitions_keys():
+def test_receptive_fields_color_each_partitions_keys():
     figure = results.receptive_fields(PARTITIONS, 12, 12, {"middle": (6, 6), "corner": (0, 0)})
     panels = [axes.collections[0].get_array().reshape(12, 12) for axes in figure.axes]
     assert len(panels) == 6  # two queries; two partitions and all heads
@@ -136,7 +136,7 @@ def test_the_bundled_model_adds_its_figures(room, monkeypatch):
     assert "truncation.png" not in {path.name for path in build.build_figures()}
     model.mkdir(parents=True)
     assert {path.name for path in build.build_figures()} == {
-        "bubble_chart.png", "receptive_fields.png", "neighbours.png", "truncation.png", "attention_maps.png",
+        "bubble_chart.png", "receptive_fields.png", "neighbors.png", "truncation.png", "attention_maps.png",
     }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_all_figures_come_from_results_alone(room):
     metrics, history = make_curves()
     path = record_run("noto-32", make_record(history=history))
     metrics.to_csv(path.with_name("metrics.csv"), index=False)
-    save_png(path.with_name("samples.png"), picture_grid(make_samples(), 3))
+    save_png(path.with_name("samples.png"), image_grid(make_samples(), 3))
     sheet = np.asarray(Image.open(path.with_name("samples.png")))
     make_ablation(room)
     first = {path.name: path.read_bytes() for path in build.build_figures()}
@@ -169,15 +169,15 @@ def test_all_figures_come_from_results_alone(room):
 
 
 @pytest.mark.parametrize("sight", [(0.367, 0.861, -0.228, 0.280, 0.673, 0.047, -0.012, 0.043, 0.969)])
-def test_colours_stay_apart_for_a_deuteranope(sight):
+def test_colors_stay_apart_for_a_deuteranope(sight):
     """Machado et al. 2009, deuteranopia, applied to linear RGB."""
-    linear = np.array([[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-                       for colour in style.COLOURS])  # fmt: skip
+    linear = np.array([[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+                       for color in style.COLORS])  # fmt: skip
     seen = linear @ np.array(sight).reshape(3, 3).T
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + np.eye(len(seen))
     assert apart.min() > 0.1
 
 
-def test_no_picture_depends_on_pyplots_global_state():
+def test_no_image_depends_on_pyplots_global_state():
     for path in Path(style.__file__).parent.glob("*.py"):
         assert "pyplot" not in path.read_text()

@@ -1,4 +1,4 @@
-"""Figures of a generator show the pictures and weights that the package computes, and say which is which."""
+"""Figures of a generator show the images and weights that the package computes, and say which is which."""
 
 import io
 
@@ -10,11 +10,11 @@ from PIL import Image
 from stylenat.attention.partitions import HeadPartition, ShiftedWindows, parse_partitions
 from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
-from stylenat.evaluation.memorization import Memorisation
+from stylenat.evaluation.memorization import Memorization
 from stylenat.figures import attention as parts
 from stylenat.figures import samples as sample_figures
 from stylenat.figures import style
-from stylenat.images import enlarge, picture_grid, save_gif, save_png
+from stylenat.images import enlarge, image_grid, save_gif, save_png
 from stylenat.models.stylenat import Generator
 from stylenat.sampling.attention_maps import attention_maps, by_partition
 from stylenat.sampling.sample import interpolate, mix_styles, render, sample_images, styles
@@ -24,7 +24,7 @@ LEVELS = ("4x3@1", "2x3@1,2x3@2", "1x3@1,2x3@4,1x5@2")
 
 @pytest.fixture(scope="module")
 def generator():
-    """16 × 16 pictures, with the weights large enough that seeds and keys differ."""
+    """16 × 16 images, with the weights large enough that seeds and keys differ."""
     torch.manual_seed(0)
     made = Generator((16, 16, 16), tuple(map(parse_partitions, LEVELS)), latent_dim=16, mapping_depth=2)
     return _stirred(made)
@@ -44,13 +44,13 @@ def _stirred(generator):
     return generator.eval().requires_grad_(False)
 
 
-def make_pictures(count, side=8):
+def make_images(count, side=8):
     draw = torch.Generator().manual_seed(count)
     return torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=draw)
 
 
 def cells(figure, side, columns):
-    """The pictures `(N, 3, side, side)` that a figure of a sheet shows, read off its axes."""
+    """The images `(N, 3, side, side)` that a figure of a sheet shows, read off its axes."""
     sheet = figure.axes[0].images[0].get_array()
     step = (sheet.shape[1] + sample_figures.GAP) // columns
     scale = (step - sample_figures.GAP) // side
@@ -59,7 +59,7 @@ def cells(figure, side, columns):
     shown = [sheet[y : y + step - sample_figures.GAP, x : x + step - sample_figures.GAP] for y, x in corners]
     shown = torch.tensor(np.stack(shown)).permute(0, 3, 1, 2)
     small = shown[..., ::scale, ::scale]
-    assert torch.equal(shown, enlarge(small, scale)), "a pixel is no square of one colour"
+    assert torch.equal(shown, enlarge(small, scale)), "a pixel is no square of one color"
     return small
 
 
@@ -68,13 +68,13 @@ def labels(axis):
 
 
 def test_a_grid_has_gaps_and_leaves_empty_places_white():
-    pictures = make_pictures(5, side=4)
-    grid = picture_grid(pictures, 3, gap=2)
+    images = make_images(5, side=4)
+    grid = image_grid(images, 3, gap=2)
     assert grid.shape == (3, 10, 16)
     white = torch.ones(10, 16, dtype=torch.bool)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         y, x = (i // 3) * 6, (i % 3) * 6
-        assert torch.equal(grid[:, y : y + 4, x : x + 4], picture)
+        assert torch.equal(grid[:, y : y + 4, x : x + 4], image)
         white[y : y + 4, x : x + 4] = False
     assert (grid[:, white] == 255).all()
 
@@ -107,21 +107,21 @@ def test_the_mixing_grid_shows_sources_and_mixes(generator):
     assert axes.get_ylabel() == "coarse styles from …"
 
 
-def test_the_neighbours_figure_shows_the_nearest_pairs_first(tmp_path):
-    real, made = make_pictures(9), make_pictures(5)
-    for i, picture in enumerate(real):
-        save_png(tmp_path / f"{i}.png", picture)
+def test_the_neighbors_figure_shows_the_nearest_pairs_first(tmp_path):
+    real, made = make_images(9), make_images(5)
+    for i, image in enumerate(real):
+        save_png(tmp_path / f"{i}.png", image)
     distances = torch.tensor([[3.0, 4], [1, 2], [5, 6], [2, 3], [4, 4]])
     indices = torch.tensor([[0, 1], [8, 2], [3, 4], [5, 6], [7, 7]])
-    found = Memorisation(indices, distances, share=0.0, expected=0.05, error=0.1)
-    figure = sample_figures.neighbours_figure(made, found, open_dataset(tmp_path, 8), rows=3)
+    found = Memorization(indices, distances, share=0.0, expected=0.05, error=0.1)
+    figure = sample_figures.neighbors_figure(made, found, open_dataset(tmp_path, 8), rows=3)
     shown = cells(figure, 8, 3)
     rows = [(1, 8, 2), (3, 5, 6), (0, 0, 1)]
     for row, (sample, *near) in zip(shown.split(3), rows, strict=True):
         assert torch.equal(row, torch.cat([made[sample][None], real[near]]))
     axes = figure.axes[0]
     assert labels(axes.yaxis) == ["1.0", "2.0", "3.0"] and "distance" in axes.get_ylabel()
-    assert labels(axes.xaxis) == ["sample", "training picture 1", "training picture 2"]
+    assert labels(axes.xaxis) == ["sample", "training image 1", "training image 2"]
 
 
 def test_the_interpolation_strip_has_a_row_for_each_space(generator):
@@ -156,10 +156,10 @@ def test_attention_panels_show_the_mean_map_of_each_partition(generator):
     figure = parts.attention_figure(generator, 4, 16, queries, block=1, truncation_psi=0.7)
     panels = np.array(figure.axes[:8]).reshape(2, 4)
     w = styles(generator, [4], 0.7)
-    picture = render(generator, w)[0].permute(1, 2, 0).numpy()
+    image = render(generator, w)[0].permute(1, 2, 0).numpy()
     limits = set()
     for row, (name, query) in zip(panels, queries.items(), strict=True):
-        assert np.array_equal(row[0].images[0].get_array(), picture) and row[0].get_ylabel() == name
+        assert np.array_equal(row[0].images[0].get_array(), image) and row[0].get_ylabel() == name
         maps = by_partition(attention_maps(generator, w, 16, query, block=1), parse_partitions(LEVELS[2]))[
             0
         ].numpy()
@@ -167,7 +167,7 @@ def test_attention_panels_show_the_mean_map_of_each_partition(generator):
             background, shown = axes.images
             assert np.array_equal(shown.get_array(), weights)
             assert np.array_equal(shown.get_alpha() > 0, weights > 0) and (weights > 0).sum() == keys
-            assert background.get_array().std(axis=2).max() < 1e-6  # grey
+            assert background.get_array().std(axis=2).max() < 1e-6  # gray
             assert axes.get_xlabel() == f"largest weight {weights.max():.2g}"
             limits.add(shown.get_clim())
         for axes in row:
@@ -175,7 +175,7 @@ def test_attention_panels_show_the_mean_map_of_each_partition(generator):
             box = outline.get_bbox()
             assert np.allclose((box.x0 + box.x1, box.y0 + box.y1), (2 * query[1] + 1, 2 * query[0] + 1))
             assert not outline.get_fill() and 1 < box.width < 1.5
-    assert len(limits) == 1  # one scale, so that colours compare
+    assert len(limits) == 1  # one scale, so that colors compare
     assert [axes.get_title() for axes in panels[0]] == [
         "seed 4, level 16 × 16\nblock 2",
         "head 1\n3 × 3, dilation 1",
@@ -222,31 +222,31 @@ def test_the_same_generator_gives_the_same_bytes_eight_inches_wide(generator, ma
     assert 7 < figure.get_size_inches()[0] <= 8
 
 
-def test_large_pictures_are_made_smaller():
-    figure = sample_figures.sample_grid(make_pictures(6, side=400), columns=6)
+def test_large_images_are_made_smaller():
+    figure = sample_figures.sample_grid(make_images(6, side=400), columns=6)
     assert figure.get_size_inches()[0] == 8
     width, height = Image.open(io.BytesIO(style.to_png(figure))).size
     assert (width, round(width / height)) == (1600, 6)
 
 
 def test_a_gif_holds_every_frame_and_loops_for_ever(tmp_path):
-    colours = torch.tensor([[250, 20, 30], [20, 240, 10], [0, 0, 255], [255, 255, 255]], dtype=torch.uint8)
-    pictures = colours[:, :, None, None].repeat(1, 1, 6, 4)
-    pictures[:, :, :, 2:] = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None]
+    colors = torch.tensor([[250, 20, 30], [20, 240, 10], [0, 0, 255], [255, 255, 255]], dtype=torch.uint8)
+    images = colors[:, :, None, None].repeat(1, 1, 6, 4)
+    images[:, :, :, 2:] = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None]
     path = tmp_path / "new" / "a.gif"
-    save_gif(path, pictures, frame_ms=70, scale=3)
+    save_gif(path, images, frame_ms=70, scale=3)
     with Image.open(path) as gif:
         assert (gif.n_frames, gif.size, gif.info["loop"]) == (4, (12, 18), 0)
-        for i, picture in enumerate(pictures):
+        for i, image in enumerate(images):
             gif.seek(i)
             assert gif.info["duration"] == 70
             shown = np.asarray(gif.convert("RGB"))
-            assert np.abs(shown.astype(int) - enlarge(picture, 3).permute(1, 2, 0).numpy()).max() <= 2
+            assert np.abs(shown.astype(int) - enlarge(image, 3).permute(1, 2, 0).numpy()).max() <= 2
     assert [file.name for file in path.parent.iterdir()] == ["a.gif"]
 
 
 def test_a_gifs_frames_share_a_palette_so_that_nothing_still_flickers(tmp_path):
-    still, moving = make_pictures(1, side=16).repeat(6, 1, 1, 1), make_pictures(6, side=16)
+    still, moving = make_images(1, side=16).repeat(6, 1, 1, 1), make_images(6, side=16)
     save_gif(tmp_path / "a.gif", torch.cat([still, moving], dim=3))
     with Image.open(tmp_path / "a.gif") as gif:
         frames = []

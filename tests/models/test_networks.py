@@ -1,4 +1,4 @@
-"""Layers against their definitions; the networks' interfaces, devices and initialisation."""
+"""Layers against their definitions; the networks' interfaces, devices and initialization."""
 
 import math
 
@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import stylenat
 from stylenat.attention.partitions import HeadPartition
 from stylenat.errors import UserError
-from stylenat.images import normalize, picture_grid, to_uint8
+from stylenat.images import image_grid, normalize, to_uint8
 from stylenat.models import layers
 from stylenat.models.discriminator import minibatch_deviation
 from stylenat.models.mlp import mlp
@@ -128,7 +128,7 @@ def test_w_plus_of_equal_styles_is_w(generator):
         assert not torch.allclose(generator.synthesis(plus), generator.synthesis(w))
 
 
-def test_a_seed_is_one_picture_whatever_the_batch(generator):
+def test_a_seed_is_one_image_whatever_the_batch(generator):
     together = sample_images(generator, range(5), batch_size=5)
     assert together.dtype == torch.uint8 and together.shape == (5, 3, 32, 32)
     alone = sample_images(generator, [3], batch_size=1)
@@ -136,7 +136,7 @@ def test_a_seed_is_one_picture_whatever_the_batch(generator):
     assert torch.equal(latents(generator, [3])[0], latents(generator, range(5))[3])
 
 
-def test_initialisation_follows_the_paper():
+def test_initialization_follows_the_paper():
     torch.manual_seed(0)
     generator = stylenat.build_generator(
         "ffhq-256", widths=(512, 512, 256, 64), resolution=32, discriminator_widths=(8, 8, 8)
@@ -182,19 +182,19 @@ def test_levels_are_checked():
         Generator((16, 16), [(HeadPartition(1, 3, 1),), (HeadPartition(1, 7, 2),)])
 
 
-def test_pictures_survive_the_image_space():
-    pictures = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
-    images = normalize(pictures)
-    assert torch.equal(to_uint8(images), pictures)
-    assert images[0, 0].std() == pytest.approx((torch.arange(256) / 255).std().item() / 0.229, rel=1e-3)
+def test_images_survive_the_image_space():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    normalized = normalize(images)
+    assert torch.equal(to_uint8(normalized), images)
+    assert normalized[0, 0].std() == pytest.approx((torch.arange(256) / 255).std().item() / 0.229, rel=1e-3)
     assert torch.equal(
         to_uint8(torch.full((1, 3, 1, 1), 99.0)), torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
     )
 
 
-def test_picture_grid_reads_row_by_row():
-    pictures = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
-    assert picture_grid(pictures, 3)[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 5]]
+def test_image_grid_reads_row_by_row():
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    assert image_grid(images, 3)[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 # --- autocast: what has to stay in float32

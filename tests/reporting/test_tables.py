@@ -18,7 +18,7 @@ from stylenat import provenance as provenance_module
 from stylenat.errors import UserError
 from stylenat.provenance import provenance
 from stylenat.reporting.records import load_runs, record_run
-from stylenat.reporting.tables import build_tables, memorised, published, side_by_side, update_readme
+from stylenat.reporting.tables import build_tables, memorized, published, side_by_side, update_readme
 
 PAPER = ROOT / "results" / "paper.csv"
 
@@ -194,13 +194,13 @@ def test_a_run_without_a_score_gets_dashes(room):
     assert "| `b` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | – | – | – |" in build_tables()["runs"]
 
 
-def test_memorisation_is_told_beside_what_to_expect(room):
+def test_memorization_is_told_beside_what_to_expect(room):
     found = {"share": 0.081, "expected": 0.045, "error": 0.0214}
-    record_run("a", make_record(memorisation=found))
+    record_run("a", make_record(memorization=found))
     assert "| 8.1% | 4.5% ± 2.1% |" in build_tables()["runs"]
-    assert pd.read_csv(room / "results" / "tables" / "runs.csv").loc[0, "memorised_share"] == 0.081
-    assert "8.1% of samples" in memorised(**found) and "No sign of copies" in memorised(**found)
-    assert "look for copies" in memorised(**found | {"share": 0.2})
+    assert pd.read_csv(room / "results" / "tables" / "runs.csv").loc[0, "memorized_share"] == 0.081
+    assert "8.1% of samples" in memorized(**found) and "No sign of copies" in memorized(**found)
+    assert "look for copies" in memorized(**found | {"share": 0.2})
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_scores_of_different_protocols_share_no_column(room, change, field):
     assert build_tables()["runs"].count("### Runs: noto-faces") == 2
 
 
-def test_scores_on_other_pictures_or_of_other_metrics(room):
+def test_scores_on_other_images_or_of_other_metrics(room):
     other = copy.deepcopy(make_record())
     other["dataset"]["manifest"] = "cd34"
     record_run("one", make_record())
@@ -261,7 +261,7 @@ def test_scores_on_other_pictures_or_of_other_metrics(room):
     text = build_tables()["runs"]
     assert "| FD-lite0@128, held-out ↓ | KID-lite0@128, train ↓ | FID ↓ |" in text
     assert "a CPU, 1 thread | 912,345 | – | – | – | 12.35 ± 0.05 |" in text
-    assert "a note. Inception; real and generated pictures: all 9 and 8; seeds 0 to 7." in text
+    assert "a note. Inception; real and generated images: all 9 and 8; seeds 0 to 7." in text
 
 
 def test_published_and_measured_stand_side_by_side_in_columns_apart(room):

@@ -60,8 +60,8 @@ def test_weights_of_hydra_attention(query, backend):
     x = torch.randn(2, 12, 13, 8, dtype=torch.float64)
     found = attention_weights(layer, x, query)
     assert found.shape == (2, 4, 12, 13)
-    for picture, own in zip(x.split(1), found, strict=True):
-        torch.testing.assert_close(own, hydra_by_hand(layer, picture, query), rtol=1e-9, atol=1e-12)
+    for image, own in zip(x.split(1), found, strict=True):
+        torch.testing.assert_close(own, hydra_by_hand(layer, image, query), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.sum((2, 3)), torch.ones(2, 4, dtype=torch.float64))
     for share, part in zip(found.split([p.heads for p in MIXED], 1), MIXED, strict=True):
         field = receptive_field(part, 12, 13, query)

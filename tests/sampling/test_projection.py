@@ -1,4 +1,4 @@
-"""Projection: a picture of the generator's is found again, and what cannot be projected is told."""
+"""Projection: an image of the generator's is found again, and what cannot be projected is told."""
 
 from importlib.util import find_spec
 
@@ -24,7 +24,7 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def picture(generator):
+def image(generator):
     return sample_images(generator, [3], truncation_psi=0.8)[0]
 
 
@@ -33,46 +33,46 @@ def distance(a, b):
 
 
 def test_stages_are_features_at_five_scales():
-    pictures = torch.rand(2, 3, 32, 32) * 255
-    assert [tuple(stage.shape[2:]) for stage in stages(pictures)] == [(n, n) for n in (64, 32, 16, 8, 4)]
-    assert [len(stage) for stage in stages(pictures)] == [2] * 5
+    images = torch.rand(2, 3, 32, 32) * 255
+    assert [tuple(stage.shape[2:]) for stage in stages(images)] == [(n, n) for n in (64, 32, 16, 8, 4)]
+    assert [len(stage) for stage in stages(images)] == [2] * 5
     with pytest.raises(RuntimeError):
-        stages(pictures[:, :2])
+        stages(images[:, :2])
     assert not any(module._forward_hooks for module in lite0().modules())  # the network is shared
 
 
-def test_the_distance_grows_with_the_damage(picture):
+def test_the_distance_grows_with_the_damage(image):
     noise = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    damaged = [(picture + scale * noise).clamp(0, 255) for scale in (0, 2, 8, 32)]
-    found = [distance(picture, one) for one in damaged]
+    damaged = [(image + scale * noise).clamp(0, 255) for scale in (0, 2, 8, 32)]
+    found = [distance(image, one) for one in damaged]
     assert found[0] == 0 and found == sorted(found) and found[1] > 0
-    assert distance(damaged[2], picture) == pytest.approx(found[2])
+    assert distance(damaged[2], image) == pytest.approx(found[2])
     assert found[3] <= 4  # vectors of unit length
 
 
-def test_a_picture_of_the_generators_own_is_found_again(generator, picture):
+def test_a_image_of_the_generators_own_is_found_again(generator, image):
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    found = project(generator, picture, steps=40)
+    found = project(generator, image, steps=40)
     assert found.styles.shape == (1, generator.num_styles, generator.latent_dim)
     assert len(found.losses) == 40 and found.losses[-1] < 0.3 * found.losses[0]
-    assert torch.equal(found.picture, render(generator, found.styles))
+    assert torch.equal(found.image, render(generator, found.styles))
     others = [render(generator, mean_style(generator)[None]), *sample_images(generator, range(3)).split(1)]
-    nearest = min(distance(picture, other) for other in others)
-    assert distance(picture, found.picture) < 0.5 * nearest
-    again = project(generator, picture, steps=40)
+    nearest = min(distance(image, other) for other in others)
+    assert distance(image, found.image) < 0.5 * nearest
+    again = project(generator, image, steps=40)
     assert torch.equal(again.styles, found.styles)
     assert not found.styles.requires_grad and all(p.grad is None for p in generator.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
 
 
-def test_what_cannot_be_projected(generator, picture):
+def test_what_cannot_be_projected(generator, image):
     for wrong, told in (
-        (picture.float(), "torch.float32 (3, 32, 32)"),
-        (picture[:, :16], "torch.uint8 (3, 16, 32)"),
-        (picture[None], "torch.uint8 (1, 3, 32, 32)"),
+        (image.float(), "torch.float32 (3, 32, 32)"),
+        (image[:, :16], "torch.uint8 (3, 16, 32)"),
+        (image[None], "torch.uint8 (1, 3, 32, 32)"),
     ):
         with pytest.raises(UserError) as caught:
             project(generator, wrong)
-        assert str(caught.value) == f"picture is {told}: give torch.uint8 (3, 32, 32)"
+        assert str(caught.value) == f"image is {told}: give torch.uint8 (3, 32, 32)"
     with pytest.raises(UserError, match=r"^steps=0: give 1 or more$"):
-        project(generator, picture, steps=0)
+        project(generator, image, steps=0)

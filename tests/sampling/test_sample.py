@@ -1,4 +1,4 @@
-"""Sampling: truncation, mixing and interpolation do what they say, and a seed's picture is its own."""
+"""Sampling: truncation, mixing and interpolation do what they say, and a seed's image is its own."""
 
 import math
 
@@ -70,10 +70,10 @@ def test_truncation_is_linear_from_the_mean_to_the_style(generator):
         )
 
 
-def test_full_truncation_gives_every_seed_the_mean_picture(generator):
-    pictures = sample_images(generator, [0, 7], truncation_psi=0, batch_size=1)
-    assert torch.equal(pictures[0], pictures[1])
-    assert torch.equal(pictures[:1], render(generator, mean_style(generator)[None]))
+def test_full_truncation_gives_every_seed_the_mean_image(generator):
+    images = sample_images(generator, [0, 7], truncation_psi=0, batch_size=1)
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[:1], render(generator, mean_style(generator)[None]))
     free = sample_images(generator, [0, 7])
     assert not torch.equal(free[0], free[1])
 
@@ -86,7 +86,7 @@ def test_a_seeds_latent_is_its_own(generator):
     assert torch.equal(latents(generator, [3, 5])[1], alone)
 
 
-def test_a_seeds_picture_has_the_same_bits_in_any_order_and_selection(generator):
+def test_a_seeds_image_has_the_same_bits_in_any_order_and_selection(generator):
     all_of_them = sample_images(generator, range(6), batch_size=1)
     assert torch.equal(sample_images(generator, [4, 1, 4], batch_size=1), all_of_them[[4, 1, 4]])
     together = sample_images(generator, range(6), batch_size=4)
@@ -107,8 +107,8 @@ def test_sampling_on_a_gpu_holds_no_tensor_of_the_cpu():
                 module._buffers[name] = None if tensor is None else torch.empty(tensor.shape, device="cuda")
         w = styles(generator, range(2), 0.7)
         mixed = mix_styles(generator, w, w, 16)
-        picture = generator.synthesis(truncate(generator, mixed, 0.5))
-        assert {x.device.type for x in (w, mixed, picture, generator.mean_style)} == {"cuda"}
+        image = generator.synthesis(truncate(generator, mixed, 0.5))
+        assert {x.device.type for x in (w, mixed, image, generator.mean_style)} == {"cuda"}
         assert sample_images(generator, range(3), batch_size=2).device.type == "cpu"
         assert interpolate(generator, [0, 1], 2, space="z", truncation_psi=0.7).shape == (3, 3, 32, 32)
 
@@ -124,7 +124,7 @@ def test_mixing_takes_coarse_styles_below_the_level(generator, level, coarse):
     assert mixed.mean((0, 2)).tolist() == [0] * coarse + [1] * (generator.num_styles - coarse)
 
 
-def test_mixing_changes_the_picture_from_its_level_on(generator):
+def test_mixing_changes_the_image_from_its_level_on(generator):
     """The features below the level are those of the coarse seed, to the bit."""
     a, b = styles(generator, [0]), styles(generator, [1])
     seen = []

@@ -86,11 +86,11 @@ def test_translation_is_by_up_to_an_eighth_and_brings_zeros():
     assert (translate(torch.ones(50, 1, 16, 16)).mean() < 1).item()
 
 
-def test_recolouring_keeps_what_it_should():
+def test_recoloring_keeps_what_it_should():
     torch.manual_seed(0)
     images = torch.randn(200, 3, 4, 4)
-    grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    out = recolor(grey)  # saturation does nothing to grey
+    gray = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    out = recolor(gray)  # saturation does nothing to gray
     torch.testing.assert_close(out, out.mean(1, keepdim=True).expand_as(out))
     shift = (recolor(images).mean((1, 2, 3)) - images.mean((1, 2, 3))).abs()  # contrast keeps the mean
     assert 0.4 < shift.max() <= 0.5 + 1e-5
@@ -104,7 +104,7 @@ def test_cutout_is_a_square_of_half_the_side():
 # --- the step
 
 
-def pictures(n=8, seed=0):
+def images(n=8, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, 32, 32), dtype=np.uint8))
 
 
@@ -114,16 +114,16 @@ def test_the_whole_step_runs_on_meta(overrides):
     config = get_config("smoke", **TINY | overrides)
     trainer = Trainer(config, "meta")
     for _ in range(2):
-        losses = trainer.step(pictures())
+        losses = trainer.step(images())
     assert trainer.nimg == 16 and all(loss.device.type == "meta" for loss in losses.values())
 
 
 def test_a_step_moves_what_it_should(config):
     trainer = Trainer(config, "cpu")
     before = {name: {k: v.clone() for k, v in s.items()} for name, s in trainer.state().items()}
-    losses = trainer.step(pictures())
+    losses = trainer.step(images())
     assert set(losses) == {"loss_d", "loss_g", "r1"}
-    assert set(trainer.step(pictures())) == {"loss_d", "loss_g"}, "R1 is lazy: every second step here"
+    assert set(trainer.step(images())) == {"loss_d", "loss_g"}, "R1 is lazy: every second step here"
     after = trainer.state()
     for name in ("generator", "discriminator", "ema"):
         still = {k for k in before[name] if torch.equal(before[name][k], after[name][k])}
@@ -148,7 +148,7 @@ def test_the_average_copies_buffers(config):
     for network in (trainer.generator, trainer.ema):
         network.register_buffer("count", torch.zeros(()))
     trainer.generator.count.fill_(7)
-    trainer.step(pictures())
+    trainer.step(images())
     assert trainer.ema.count == 7
 
 
@@ -202,7 +202,7 @@ def test_the_trainer_checkpoints_its_generator(config):
     )
     assert frugal.generator.checkpoint_levels == (16, 32) and frugal.ema.checkpoint_levels == (16, 32)
     for _ in range(2):
-        assert same(usual.step(pictures()), frugal.step(pictures()))
+        assert same(usual.step(images()), frugal.step(images()))
     for name, tensors in usual.state().items():
         assert same(tensors, frugal.state()[name]), name
 
@@ -261,7 +261,7 @@ def test_compiled_networks_step_alike_and_are_compiled_once():
     usual, compiled = (
         Trainer(get_config("smoke", **TINY | small, compile=value), "cpu") for value in (False, True)
     )
-    batch = pictures()[:, :, ::2, ::2].contiguous()
+    batch = images()[:, :, ::2, ::2].contiguous()
     for i in range(4):
         with torch.compiler.set_stance("fail_on_recompile" if i > 1 else "default"):
             losses = compiled.step(batch)
@@ -279,11 +279,11 @@ def test_bcr_pulls_augmented_logits_together():
         config = get_config("smoke", **TINY | {"diffaugment": False, "bcr_weight": weight, "r1_gamma": 0.0})
         trainer = Trainer(config, "cpu")
         for i in range(8):
-            trainer.step(pictures(seed=i))
+            trainer.step(images(seed=i))
         torch.manual_seed(0)
-        images = torch.randn(32, 3, 32, 32)
+        normalized = torch.randn(32, 3, 32, 32)
         with torch.no_grad():
-            logits, augmented = (trainer.discriminator.eval()(x) for x in (images, augment(images)))
+            logits, augmented = (trainer.discriminator.eval()(x) for x in (normalized, augment(normalized)))
         gaps.append(float(objective.consistency_loss(logits, augmented) / logits.var()))
     assert gaps[1] < gaps[0]
 
@@ -304,10 +304,10 @@ def interrupted(config, folder, monkeypatch, at, **options):
     """Train, be killed in the step after `at` images, train again."""
     step = Trainer.step
 
-    def stopping(self, pictures):
+    def stopping(self, images):
         if self.nimg == at:
             raise Stop
-        return step(self, pictures)
+        return step(self, images)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
@@ -356,8 +356,8 @@ def test_the_snapshot_is_the_average(unbroken):
 def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path, monkeypatch):
     step = Trainer.step
 
-    def broken(self, pictures):
-        losses = step(self, pictures)
+    def broken(self, images):
+        losses = step(self, images)
         return losses | {"loss_g": losses["loss_g"] * float("nan")} if self.nimg == 48 else losses
 
     monkeypatch.setattr(Trainer, "step", broken)
