@@ -10,7 +10,7 @@ statistics of them.
 """
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.distances import Moments
 from stylenat.evaluation.intervals import interval
 from stylenat.evaluation.memorization import memorization
-from stylenat.evaluation.metrics import OFFLINE, Score, parse_metrics
+from stylenat.evaluation.metrics import OFFLINE, Score, ScoreKey, ScoreValue, parse_metrics
 from stylenat.evaluation.reference import Statistics
 from stylenat.evaluation.samples import Images, batched
 from stylenat.features.networks import FEATURE_BATCH, NETWORKS
@@ -45,10 +45,10 @@ def _kept(make, dataset, network, device, *more):
 
 
 def _rows(metric, real, fake):
-    """`{column: {"value", "error", "low", "high"}}`, the 95 % interval by split halves."""
+    """`{column: ScoreValue}`, the 95 % interval by split halves."""
     found = interval(metric.statistic, real, fake, HALVINGS[metric.small])
     found = found if isinstance(found, dict) else {metric.columns[0]: found}
-    return {column: asdict(entry) for column, entry in found.items()}
+    return {column: ScoreValue(**asdict(entry)) for column, entry in found.items()}
 
 
 # Offline metrics
@@ -97,7 +97,7 @@ class _References:
             ]
         floor, ceiling = self._limits[metric, split]
         return {
-            column: row | {"floor": floor[column], "ceiling": ceiling[column]}
+            column: replace(row, real_vs_real=floor[column], noise=ceiling[column])
             for column, row in _rows(metric, real, fakes[:count]).items()
         }
 
@@ -110,7 +110,7 @@ def _score_offline(metrics, images, dataset, networks):
         for name, metric in metrics.items():
             rows = {split: references.rows(metric, split, fakes) for split in sizes}
             for column in metric.columns:
-                values |= {f"{metric.key(column)}_{split}": rows[split][column] for split in sizes}
+                values |= {ScoreKey(name, column, split): rows[split][column] for split in sizes}
             own[name] = {
                 "note": metric.note,
                 "statistic": metric.definition,
@@ -159,7 +159,7 @@ def _score_as_published(metrics, images, dataset, networks, count):
         theirs, ours = real[metric.network], fakes[metric.network]
         if metric.moments and not few and isinstance(theirs, torch.Tensor):
             theirs = Moments().update(theirs)
-        values |= {metric.key(column): row for column, row in _rows(metric, theirs, ours).items()}
+        values |= {ScoreKey(name, column, "all"): row for column, row in _rows(metric, theirs, ours).items()}
         halved = "real and generated" if isinstance(theirs, torch.Tensor) else "generated"
         reference = (
             dataset.reference() if known else {"split": "all", "n_real": len(dataset.with_split("all"))}

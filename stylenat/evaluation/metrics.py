@@ -1,7 +1,8 @@
 """Metrics by name: which statistic of which network's features, under which keys and titles; and scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from stylenat.errors import UserError, unknown
 from stylenat.evaluation.distances import (
@@ -100,18 +101,67 @@ SPLITS = {  # references of the small protocol, and how tables call them
 }
 
 
-def _titles():
-    titles = {}
-    for metric in METRICS.values():
+class ScoreKey(NamedTuple):
+    """What a score is of: a column of a metric, against one split of the real images.
+
+    Attributes:
+        metric: a key of `METRICS`, such as "fd-lite0".
+        column: one of the metric's columns, such as "fd".
+        split: "train" or "heldout" of the small protocol, "all" of the literature's.
+    """
+
+    metric: str
+    column: str
+    split: str
+
+    @property
+    def id(self) -> str:
+        """Its name in records and CSV tables, such as "fd_lite0_128_train"."""
+        name = METRICS[self.metric].key(self.column)
+        return name if self.split == "all" else f"{name}_{self.split}"
+
+    @property
+    def title(self) -> str:
+        """Its name for readers, such as "FD-lite0@128, held-out"."""
+        name = METRICS[self.metric].title(self.column)
+        return name if self.split == "all" else f"{name}, {self.split_title}"
+
+    @property
+    def metric_title(self) -> str:
+        """The title without the split."""
+        return METRICS[self.metric].title(self.column)
+
+    @property
+    def split_title(self) -> str:
+        """How tables call the split."""
+        return SPLITS[self.split]
+
+    @property
+    def arrow(self) -> str:
+        """Whether less (↓) or more (↑) is better."""
+        return "↓" if self.column in _TITLES else "↑"
+
+
+def _all_keys() -> Iterator[ScoreKey]:
+    for name, metric in METRICS.items():
         for column in metric.columns:
-            key, title = metric.key(column), metric.title(column)
-            arrow = "↓" if column in _TITLES else "↑"
-            for split, told in SPLITS.items() if metric.small else [("", "")]:
-                titles[f"{key}_{split}" if split else key] = (f"{title}, {told}" if told else title, arrow)
-    return titles
+            for split in ("train", "heldout") if metric.small else ("all",):
+                yield ScoreKey(name, column, split)
 
 
-TITLES = _titles()  # key of a value → (title, whether ↓ or ↑ is better)
+SCORE_KEYS = tuple(_all_keys())  # every score that can be had, in the order of tables
+_KEYS_BY_ID = {key.id: key for key in SCORE_KEYS}
+
+
+def score_key(name: str) -> ScoreKey:
+    """The `ScoreKey` of an `id`.
+
+    Raises:
+        UserError: no metric has a score of that name.
+    """
+    if name not in _KEYS_BY_ID:
+        raise unknown("score", name, list(_KEYS_BY_ID))
+    return _KEYS_BY_ID[name]
 
 
 def parse_metrics(names):
@@ -130,31 +180,86 @@ def parse_metrics(names):
 
 
 @dataclass(frozen=True)
+class ScoreValue:
+    """One score and how sure it is.
+
+    Attributes:
+        value: the statistic.
+        error: its standard error.
+        low: lower end of the 95 % interval.
+        high: upper end of the 95 % interval.
+        real_vs_real: the statistic of other real images instead of generated ones, where it is known.
+        noise: the statistic of uniform noise, where it is known.
+    """
+
+    value: float
+    error: float
+    low: float
+    high: float
+    real_vs_real: float | None = None
+    noise: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """What is known of it, ready for JSON."""
+        return {name: part for name, part in asdict(self).items() if part is not None}
+
+    @classmethod
+    def from_dict(cls, entry: dict) -> "ScoreValue":
+        """Undo `to_dict`; records before version 0.2 say "floor" and "ceiling" for the two limits."""
+        return cls(**{_OLD_PARTS.get(name, name): part for name, part in entry.items()})
+
+
+_OLD_PARTS = {"floor": "real_vs_real", "ceiling": "noise"}
+ScoreValues = dict[ScoreKey, ScoreValue]
+
+
+def values_to_dict(values: ScoreValues) -> dict[str, dict[str, float]]:
+    """Scores by the `id` of their key, ready for JSON."""
+    return {key.id: value.to_dict() for key, value in values.items()}
+
+
+def values_from_dict(entries: dict[str, dict]) -> ScoreValues:
+    """Undo `values_to_dict`.
+
+    Raises:
+        UserError: a score of an unknown name.
+    """
+    return {score_key(name): ScoreValue.from_dict(entry) for name, entry in entries.items()}
+
+
+@dataclass(frozen=True)
 class Score:
     """Values, and the protocol that gives them a meaning.
 
     Attributes:
-        values: by key of `TITLES`: `{"value", "error", "low", "high"}`, the standard error and the 95 %
-            interval; and where they are known "floor", real against real, and "ceiling", noise.
-        protocol: everything the values depend on; "metrics" tells what is each metric's own.
+        values: every value by its key.
+        protocol: everything the values depend on; "metrics" holds what is each metric's own.
     """
 
-    values: dict
+    values: ScoreValues
     protocol: dict
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Plain dicts, lists, strings and numbers, ready for JSON."""
-        return asdict(self)
+        return {"values": values_to_dict(self.values), "protocol": self.protocol}
 
-    def __str__(self):
+    @classmethod
+    def from_dict(cls, entry: dict) -> "Score":
+        """Undo `to_dict`.
+
+        Raises:
+            UserError: a score of an unknown name.
+        """
+        return cls(values_from_dict(entry["values"]), entry["protocol"])
+
+    def __str__(self) -> str:
         own = self.protocol["metrics"].values()
         lines = [f"against {self.protocol['dataset']['name']}"]
         lines += dict.fromkeys(f"{entry['generated']}; {entry['network']}. {entry['note']}" for entry in own)
-        lines.append(f"{'':30}{'value':>11}{'95 % interval':>24}{'floor':>11}{'ceiling':>11}")
+        lines.append(f"{'':30}{'value':>11}{'95 % interval':>24}{'real vs real':>14}{'noise':>11}")
         for key, row in self.values.items():
-            span = f"{row['low']:.4g} to {row['high']:.4g}"
-            limits = "".join(
-                f"{row[part]:11.4g}" if part in row else f"{'–':>11}" for part in ("floor", "ceiling")
-            )
-            lines.append(f"{TITLES[key][0]:30}{row['value']:11.4g}{span:>24}{limits}")
+            span = f"{row.low:.4g} to {row.high:.4g}"
+            real = "–" if row.real_vs_real is None else f"{row.real_vs_real:.4g}"
+            noise = "–" if row.noise is None else f"{row.noise:.4g}"
+            lines.append(f"{key.title:30}{row.value:11.4g}{span:>24}{real:>14}{noise:>11}")
         return "\n".join(lines)
