@@ -23,7 +23,7 @@ from stylenat.data.sources import BUNDLED
 from stylenat.device import pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate, open_reference
-from stylenat.evaluation.metrics import METRICS, OFFLINE, Score
+from stylenat.evaluation.metrics import METRICS, OFFLINE
 from stylenat.experiments.record import score_run
 from stylenat.features.networks import NETWORKS
 from stylenat.figures.build import build_figures
@@ -32,8 +32,8 @@ from stylenat.models.build import build_generator
 from stylenat.paths import write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
-from stylenat.reporting.records import load_runs
-from stylenat.reporting.tables import memorized, update_readme
+from stylenat.reporting.records import load_records
+from stylenat.reporting.tables import update_readme
 from stylenat.sampling.sample import interpolate, sample_images
 from stylenat.training.loop import train
 
@@ -63,7 +63,7 @@ def _evaluate(arguments):
         record = score_run(
             run, arguments.device, metrics=arguments.metric or (), count=arguments.count, networks=networks
         )
-        score, more = Score(**record["score"]), [memorized(**record["memorization"])]
+        score, more = record.score, [record.memorization]
     print(score, *more, sep="\n")
     if arguments.json:
         write_atomically(Path(arguments.json), json.dumps(score.to_dict(), indent=1) + "\n")
@@ -160,7 +160,7 @@ def _presets(_):
 
 def _tables(_):
     update_readme()
-    print(f"tables of {len(load_runs())} runs: results/tables/ and README.md")
+    print(f"tables of {len(load_records())} runs: results/tables/ and README.md")
 
 
 def _figures(_):

@@ -10,7 +10,7 @@ from stylenat.data.dataset import open_dataset
 
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
+def empty_workspace(tmp_path, monkeypatch):
     """An empty workspace that holds the published numbers only."""
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(tmp_path))
     (tmp_path / "results").mkdir()

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import zlib
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from torch import nn
 from stylenat.attention.partitions import ShiftedWindows
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.errors import UserError
+from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue
 from stylenat.images import normalize
+from stylenat.reporting.records import DatasetInfo, ParameterCounts, RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -78,11 +81,12 @@ class Painter(nn.Module):
         return normalize(images.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
 
 
-def make_score(value, **protocol):
-    def row(factor):
-        parts = {"value": value, "error": 7.5, "low": value - 15, "high": value + 15}
-        parts |= {"floor": 74.13579, "ceiling": 993.0}
-        return {part: entry * factor for part, entry in parts.items()}
+def make_score(value: float) -> Score:
+    """A made-up score of the small protocol: FD on both splits, KID on one."""
+
+    def row(factor: float) -> ScoreValue:
+        parts = (value, 7.5, value - 15, value + 15, 74.13579, 993.0)
+        return ScoreValue(*(float(f"{part * factor:.9g}") for part in parts))
 
     own = {
         "note": "NOT FID",
@@ -94,35 +98,32 @@ def make_score(value, **protocol):
             "heldout": {"n_real": 197, "n_fake": 197},
         },
     }
-    return {
-        "values": {
-            "fd_lite0_128_train": row(1),
-            "fd_lite0_128_heldout": row(1.1),
-            "kid_lite0_128_train": row(1e-3),
-        },
-        "protocol": {
-            "device": "cpu",
-            "truncation_psi": 1.0,
-            "metrics": {"fd-lite0": own, "kid-lite0": copy.deepcopy(own)},
-        }
-        | protocol,
+    values = {
+        ScoreKey("fd-lite0", "fd", "train"): row(1),
+        ScoreKey("fd-lite0", "fd", "heldout"): row(1.1),
+        ScoreKey("kid-lite0", "kid", "train"): row(1e-3),
     }
+    metrics = {"fd-lite0": own, "kid-lite0": copy.deepcopy(own)}
+    return Score(values, {"device": "cpu", "truncation_psi": 1.0, "metrics": metrics})
 
 
-def make_record(value=321.123456, **fields):
-    return {
-        "preset": "noto-32",
-        "seed": 0,
-        "nimg": 200_000,
-        "minutes": 15.2345,
-        "device": "a CPU",
-        "threads": 1,
-        "dataset": {"name": "noto-faces", "resolution": 32, "manifest": "ab12"},
-        "score": make_score(value),
-        "parameters": {"generator": 912_345, "discriminator": 1},
-        "commit": "c0ffee",
-        "dirty": False,
-    } | fields
+def make_record(run_id: str = "noto-32", value: float = 321.123456, **entries) -> RunRecord:
+    """A made-up record with that value of FD on train."""
+    record = RunRecord(
+        run_id=run_id,
+        preset="noto-32",
+        seed=0,
+        nimg=200_000,
+        minutes=15.2345,
+        device="a CPU",
+        threads=1,
+        dataset=DatasetInfo("noto-faces", 32, "ab12"),
+        parameters=ParameterCounts(generator=912_345, discriminator=1),
+        score=make_score(value),
+        commit="c0ffee",
+        dirty=False,
+    )
+    return replace(record, **entries)
 
 
 def make_inputs(batch, height, width, partitions, head_dim=2, **options):

@@ -14,6 +14,7 @@ from stylenat.checkpoints.published import write_contents
 from stylenat.checkpoints.tensors import save_tensors
 from stylenat.errors import UserError
 from stylenat.paths import workspace, write_atomically
+from stylenat.reporting.records import read_record
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
 
@@ -67,11 +68,12 @@ def _facts(checkpoint, generator, networks):
     """What `model.json` holds: all that is known of a model."""
     known = {key: value for key, value in checkpoint.facts.items() if key not in ("partitions", "files")}
     config = known.get("config", {})
-    record = workspace("results", "runs", str(known.get("source")), "result.json")
-    if config and record.is_file():
-        record = json.loads(record.read_text(encoding="utf-8"))
-        if record["nimg"] == known["nimg"] and record["config"] == config:
-            known |= {name: record[name] for name in ("score", "dataset", "minutes", "device", "commit")}
+    path = workspace("results", "runs", str(known.get("source")), "result.json")
+    if config and path.is_file():
+        record = read_record(path)
+        if record.nimg == known["nimg"] and record.config == config:
+            recorded = record.to_dict()
+            known |= {name: recorded[name] for name in ("score", "dataset", "minutes", "device", "commit")}
     if checkpoint.path.is_file():
         known.setdefault("source_sha256", _sha256(checkpoint.path))
     return {

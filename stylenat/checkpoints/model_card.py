@@ -1,12 +1,16 @@
-"""A checkpoint as a model folder (safetensors, `model.json`, a model card) or as a published `.pt`."""
+"""The model card of a model folder: what `model.json` holds, for readers."""
 
 import json
+from typing import Any
 
 from stylenat.data.sources import BUNDLED
-from stylenat.evaluation.metrics import TITLES
+from stylenat.evaluation.metrics import Score
+
+# Settings that a schedule is known by.
+SHOWN = ("batch_size", "generator_lr", "discriminator_lr", "r1_gamma", "bcr_weight", "diffaugment", "seed")
 
 
-def model_card(facts):
+def model_card(facts: dict[str, Any]) -> str:
     """The model card of what `model.json` holds, Markdown."""
     coarsest = facts["partitions"][0].replace("x3@1", " heads, full attention")  # unless it is StyleSwin's
     levels = "\n".join(
@@ -34,9 +38,9 @@ Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 ## How it was trained
 
 - Data: {_data(facts)}
-- Images shown: {_if("{:,}", facts.get("nimg")) or "the file does not tell"}
+- Images shown: {_if("{:,}", facts.get("nimg")) or "not recorded in the file"}
 - Schedule: {_schedule(config, facts.get("settings"))}
-- Cost: {_if("{:.0f} minutes on ", facts.get("minutes"))}{facts.get("device", "the file does not tell")}
+- Cost: {_if("{:.0f} minutes on ", facts.get("minutes"))}{facts.get("device", "not recorded in the file")}
 
 ## How it was scored
 
@@ -57,49 +61,40 @@ styles of seed {facts["mean_style"]["seed"]}, stored as `mean_style`.
 """
 
 
-def _if(text, value):
+def _if(text: str, value: object) -> str:
     return "" if value is None else text.format(value)
 
 
-def _data(facts):
+def _data(facts: dict[str, Any]) -> str:
     if dataset := facts.get("dataset"):
         return f"{dataset['name']}, {dataset['resolution']} pixels, manifest `{dataset['manifest']}`"
-    return facts.get("config", {}).get("data") or "the file does not tell"
+    return facts.get("config", {}).get("data") or "not recorded in the file"
 
 
-def _schedule(config, settings):
+def _schedule(config: dict[str, Any], settings: dict[str, Any] | None) -> str:
     if config:
-        shown = (
-            "batch_size",
-            "generator_lr",
-            "discriminator_lr",
-            "r1_gamma",
-            "bcr_weight",
-            "diffaugment",
-            "seed",
-        )
-        return ", ".join(f"{name} {config[name]}" for name in shown)
-    return f"`{json.dumps(settings)}`" if settings else "the file does not tell"
+        return ", ".join(f"{name} {config[name]}" for name in SHOWN)
+    return f"`{json.dumps(settings)}`" if settings else "not recorded in the file"
 
 
-def _score(score):
-    if not score:
+def _score(entry: dict[str, Any] | None) -> str:
+    if not entry:
         return "Not scored by this project."
-    lines = [
-        f"- {TITLES[key][0]}: {row['value']:.4g} ± {row['error']:.2g}"
-        + (f" (floor {row['floor']:.4g}, ceiling {row['ceiling']:.4g})" if "floor" in row else "")
-        for key, row in score["values"].items()
-    ]
-    protocol = score["protocol"]
-    notes = dict.fromkeys(
-        f"{own['note']}. {own['network']}; {own['generated']}, psi {protocol['truncation_psi']}, "
-        "float32 weights."
-        for own in protocol["metrics"].values()
-    )
+    score = Score.from_dict(entry)
+    lines = []
+    for key, value in score.values.items():
+        line = f"- {key.title}: {value.value:.4g} ± {value.error:.2g}"
+        if value.real_vs_real is not None and value.noise is not None:
+            line += f" (real vs real {value.real_vs_real:.4g}, noise {value.noise:.4g})"
+        lines.append(line)
+    notes: dict[str, None] = {}  # in order, without repetition
+    for own in score.protocol["metrics"].values():
+        psi = score.protocol["truncation_psi"]
+        notes[f"{own['note']}. {own['network']}; {own['generated']}, psi {psi}, float32 weights."] = None
     return "\n".join([*lines, "", *notes])
 
 
-def _license(config):
+def _license(config: dict[str, Any]) -> str:
     if config.get("data") == BUNDLED:
         return "Weights: MIT, as the code. Trained on Noto emoji (Apache-2.0)."
     return "The file names none: the terms of whoever trained these weights hold, and those of the data."

@@ -1,44 +1,28 @@
-"""An experiment from end to end: score every snapshot of a run and record it; the ablation over dilations."""
+"""The ablation over dilations: half the heads local, half of them dilated."""
 
-from stylenat.attention.partitions import HeadPartition, format_partitions, split_heads
+from typing import Any
+
+from stylenat.attention.partitions import dilated_partitions
 from stylenat.errors import UserError
 from stylenat.experiments.record import score_run
 from stylenat.presets import get_config
+from stylenat.reporting.records import RunRecord
 from stylenat.training.loop import train
 
 
-def dilated_partitions(config, dilation, kernel_size=3):
-    """Partitions for every level from 8 on: half the heads local, half at `dilation`.
+def run_ablation(preset: str, dilation: int, **overrides: Any) -> RunRecord:
+    """Train a preset with half its heads at `dilation` and score the last snapshot.
 
-    At a level where `dilation` does not fit, the largest that does is taken; the finest level must hold it.
+    The variant, such as "dilation 8", is part of the run's configuration and so of its id. Finished runs are
+    not trained again, interrupted ones go on.
+
+    Args:
+        preset: a preset's name.
+        dilation: in tokens of the finest level; a coarser level takes the largest that fits it.
+        overrides: fields of the preset to replace, as of `get_config`.
 
     Returns:
-        `{resolution: text}`, such as `{8: "2x3@1,2x3@2", …}`.
-
-    Raises:
-        UserError: the dilation does not fit the image, or is no dilation.
-    """
-    largest = config.resolution // kernel_size
-    if not 1 <= dilation <= largest:
-        raise UserError(
-            f"dilation {dilation} with kernel size {kernel_size} does not fit {config.resolution} × "
-            f"{config.resolution} tokens: give 1 to {largest}"
-        )
-    levels = {}
-    for i, width in enumerate(config.widths[1:]):
-        resolution = 8 * 2**i
-        local, dilated = split_heads(config.heads(width), 2)
-        fitting = min(dilation, resolution // kernel_size)
-        pair = (HeadPartition(local, kernel_size, 1), HeadPartition(dilated, kernel_size, fitting))
-        levels[resolution] = format_partitions(pair)
-    return levels
-
-
-def run_ablation(preset, dilation, **overrides):
-    """Train a preset with half its heads at `dilation`, score the last snapshot; returns the record.
-
-    The run's id is the preset's name and a hash, its record holds "ablation": the variant, the preset, the
-    dilation and the partitions of every level. Finished runs are not trained again, interrupted ones go on.
+        The run's record.
 
     Raises:
         UserError: a dilation that does not fit, or "partitions" among the overrides.
@@ -47,12 +31,7 @@ def run_ablation(preset, dilation, **overrides):
         raise UserError(
             f"partitions={overrides['partitions']!r}: the ablation sets them from dilation; leave them out"
         )
-    levels = dilated_partitions(get_config(preset, **overrides, partitions=""), dilation)
-    config = get_config(preset, **overrides, partitions="/".join(levels.values()))
-    ablation = {
-        "variant": f"dilation {dilation}",
-        "preset": preset,  # a column of the table: a smoke run must be known as one
-        "dilation": dilation,
-        "partitions": levels,
-    }
-    return score_run(train(config), history=False, ablation=ablation)
+    config = get_config(preset, **overrides, partitions="")
+    levels = dilated_partitions(config.level_heads(), dilation)
+    config = get_config(preset, **overrides, partitions=levels, variant=f"dilation {dilation}")
+    return score_run(train(config), history=False)

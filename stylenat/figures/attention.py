@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from stylenat.attention.partitions import ShiftedWindows
-from stylenat.figures.samples import GRAY, WIDTH
+from stylenat.figures.style import GRAY, WIDTH
 from stylenat.sampling.attention_maps import attention_maps, by_partition
 from stylenat.sampling.sample import check_level, render, styles
 

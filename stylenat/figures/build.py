@@ -1,4 +1,6 @@
-"""Every figure, one function each: the same data give the same image, to the byte."""
+"""Every figure that results/ alone can give, written to figures/."""
+
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -9,21 +11,47 @@ from stylenat.data.sources import BUNDLED
 from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
-    _samples,
     ablation_comparison,
     bubble_chart,
     receptive_fields,
+    recorded_samples,
     training_curves,
 )
 from stylenat.figures.samples import neighbors_figure, sample_grid, truncation_sweep
 from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.presets import get_config
-from stylenat.reporting.records import load_runs
+from stylenat.reporting.records import RunRecord, load_records
 
 
-def _model_figures(generator):
+def build_figures() -> list[Path]:
+    """Write every figure, and return their paths.
+
+    Raises:
+        UserError: a broken record, or a damaged bundled model.
+    """
+    level = get_config("ffhq-256").level_partitions()[3]  # 32 × 32 tokens
+    queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
+    paths = [
+        save(bubble_chart(), "bubble_chart"),
+        save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
+    ]
+    model = workspace("results", "runs", "noto-32-long", "model")
+    if model.is_dir():
+        paths += _model_figures(model)
+    records = load_records()
+    for record in records:
+        if not record.variant:
+            paths += _run_figures(record)
+    ablation = [record for record in records if record.variant]
+    if ablation:
+        paths.append(save(ablation_comparison(ablation), "ablation"))
+    return paths
+
+
+def _model_figures(model: Path) -> list[Path]:
     """The figures of the bundled model."""
+    generator = load_generator(model)
     queries = {"query on an eye": (7, 5), "query in the corner": (0, 0)}
     dataset = open_dataset(BUNDLED, generator.resolution)
     found, samples = nearest_training_images(generator, dataset)
@@ -34,33 +62,15 @@ def _model_figures(generator):
     ]
 
 
-def build_figures():
-    """Write every figure that results/ alone can give, and return their paths."""
-    level = get_config("ffhq-256").level_partitions()[3]  # 32 × 32 tokens
-    queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
-    paths = [
-        save(bubble_chart(), "bubble_chart"),
-        save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
-    ]
-    model = workspace("results", "runs", "noto-32-long", "model")
-    if model.is_dir():
-        paths += _model_figures(load_generator(model))
-    records = load_runs()
-    for record in records:
-        if "ablation" in record:
-            continue
-        metrics = workspace("results", "runs", record["run_id"], "metrics.csv")
-        if metrics.is_file():
-            paths.append(
-                save(training_curves(pd.read_csv(metrics), record["history"]), f"curves-{record['run_id']}")
-            )
-        samples = _samples(record)
-        if samples is not None:
-            paths.append(
-                save(
-                    sample_grid(torch.tensor(samples).permute(2, 0, 1)[None], columns=1),
-                    f"samples-{record['run_id']}",
-                )
-            )
-    ablation = [record for record in records if "ablation" in record]
-    return [*paths, save(ablation_comparison(ablation), "ablation")] if ablation else paths
+def _run_figures(record: RunRecord) -> list[Path]:
+    """A run's curves and samples, as far as they are recorded."""
+    paths = []
+    log = record.folder() / "log.csv"
+    if log.is_file():
+        curves = training_curves(pd.read_csv(log), record.history)
+        paths.append(save(curves, f"curves-{record.run_id}"))
+    samples = recorded_samples(record)
+    if samples is not None:
+        sheet = torch.tensor(samples).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        paths.append(save(sample_grid(sheet, columns=1), f"samples-{record.run_id}"))
+    return paths

@@ -1,38 +1,46 @@
-"""Every figure, one function each: the same data give the same image, to the byte."""
+"""Figures of the records and of the published numbers."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from stylenat.attention.partitions import HeadPartition
 from stylenat.attention.reference import receptive_field
-from stylenat.evaluation.metrics import TITLES
+from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.figures.attention import head_parts
-from stylenat.figures.samples import GRAY, WIDTH
-from stylenat.figures.style import COLORS, _style
-from stylenat.paths import workspace
-from stylenat.reporting.tables import published, variant
+from stylenat.figures.style import COLORS, GRAY, WIDTH, plain_axes
+from stylenat.reporting.records import HistoryEntry, RunRecord
+from stylenat.reporting.tables import published, shown_keys
 
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
 LABELS = {"StyleNAT": (0, 34), "StyleSwin": (0, 34), "StyleGAN-XL": (0, 38), "HiT-L": (0, 43)}
 
 
-def _thousands(axes):
+REAL_VS_REAL_DASHES = (4, 3)
+NOISE_DASHES = (1, 2)
+
+
+def _thousands(axes: Axes) -> None:
     axes.set_xlabel("images shown")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x else "0")
 
 
-def _bounds(axes, value, color):
-    """Floor and ceiling of a score as dashed and dotted lines."""
-    for part, dashes in (("floor", (4, 3)), ("ceiling", (1, 2))):
-        if value.get(part) is not None:
-            axes.axhline(value[part], color=color, linewidth=1.1, dashes=dashes)
+def _draw_limits(axes: Axes, value: ScoreValue, color: str) -> None:
+    """The real-vs-real baseline of a score as a dashed line, that of noise as a dotted one."""
+    for limit, dashes in ((value.real_vs_real, REAL_VS_REAL_DASHES), (value.noise, NOISE_DASHES)):
+        if limit is not None:
+            axes.axhline(limit, color=color, linewidth=1.1, dashes=dashes)
 
 
-def _legend_below(axes, extra=()):
+def _legend_below(axes: Axes, extra: Sequence[Line2D] = ()) -> None:
     handles = [*axes.get_legend_handles_labels()[0], *extra]
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False, fontsize=9,
@@ -40,44 +48,58 @@ def _legend_below(axes, extra=()):
     )  # fmt: skip
 
 
-def training_curves(metrics, history):
+def training_curves(log: pd.DataFrame, history: Sequence[HistoryEntry]) -> Figure:
     """Losses (left) and FD-lite0 with its 95 % interval (right) against the images shown.
 
     Args:
-        metrics: DataFrame with `nimg`, `loss_g`, `loss_d`; a thick line is a running mean over 1/20.
-        history: a list of `{"nimg": …, "fd_lite0_128_train": {"value", "low", "high", "floor", …}, …}`.
+        log: the training log, with `nimg`, `loss_g`, `loss_d`; a thick line is a running mean over 1/20.
+        history: the scored snapshots.
     """
     figure = Figure((WIDTH, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (name, told), color in zip(LOSSES.items(), COLORS, strict=False):
-        values = metrics[name].astype(float)
-        smooth = values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
-        left.plot(metrics["nimg"], values, color=color, alpha=0.2, linewidth=0.7)
-        left.plot(metrics["nimg"], smooth, color=color, linewidth=1.8, label=told)
-    left.set_title("losses", loc="left", fontsize=11)
-    shown = [key for key in TITLES if key.startswith("fd_lite0") and any(key in row for row in history)]
+    _draw_losses(left, log)
+    shown = [key for key in SCORE_KEYS if key.metric == "fd-lite0"]
     for key, color, marker in zip(shown, COLORS, "os^D", strict=False):
-        rows = [row for row in history if key in row]
-        nimg = [row["nimg"] for row in rows]
-        values, low, high = ([row[key][part] for row in rows] for part in ("value", "low", "high"))
-        label = TITLES[key][0].split(", ")[1]
-        right.fill_between(nimg, low, high, color=color, alpha=0.15, linewidth=0)
-        right.plot(nimg, values, color=color, marker=marker, markersize=4, label=label)
-        _bounds(right, rows[-1][key], color)
+        _draw_history(right, history, key, color, marker)
     right.set_title("FD-lite0@128 (not FID; lower is better)", loc="left", fontsize=11)
     right.set_ylim(bottom=0)
     for axes in (left, right):
-        _style(axes)
+        plain_axes(axes)
         _thousands(axes)
     _legend_below(left)
-    lines = (("floor (real)", (4, 3)), ("ceiling (noise)", (1, 2)))
-    _legend_below(
-        right, [Line2D([], [], color=GRAY, linewidth=1.1, dashes=d, label=told) for told, d in lines]
-    )
+    limits = (("real vs real", REAL_VS_REAL_DASHES), ("noise", NOISE_DASHES))
+    extra = [Line2D([], [], color=GRAY, linewidth=1.1, dashes=dashes, label=name) for name, dashes in limits]
+    _legend_below(right, extra)
     return figure
 
 
-def bubble_chart():
+def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
+    for (name, label), color in zip(LOSSES.items(), COLORS, strict=False):
+        values = log[name].astype(float)
+        smooth = values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
+        axes.plot(log["nimg"], values, color=color, alpha=0.2, linewidth=0.7)
+        axes.plot(log["nimg"], smooth, color=color, linewidth=1.8, label=label)
+    axes.set_title("losses", loc="left", fontsize=11)
+
+
+def _draw_history(
+    axes: Axes, history: Sequence[HistoryEntry], key: ScoreKey, color: str, marker: str
+) -> None:
+    """One score over the snapshots that have it: values, interval and limits."""
+    entries = [entry for entry in history if key in entry.values]
+    if not entries:
+        return
+    nimg = [entry.nimg for entry in entries]
+    scores = [entry.values[key] for entry in entries]
+    low = [score.low for score in scores]
+    high = [score.high for score in scores]
+    axes.fill_between(nimg, low, high, color=color, alpha=0.15, linewidth=0)
+    values = [score.value for score in scores]
+    axes.plot(nimg, values, color=color, marker=marker, markersize=4, label=key.split_title)
+    _draw_limits(axes, scores[-1], color)
+
+
+def bubble_chart() -> Figure:
     """The bubble chart of the SHI-Labs/StyleNAT README, redrawn from results/paper.csv (FFHQ-256)."""
     paper = published().query("dataset == 'FFHQ' and resolution == 256")
     table = paper.pivot(index="system", columns="quantity", values="value").dropna(
@@ -109,30 +131,36 @@ def bubble_chart():
     axes.set_title(
         "Published numbers; nothing here was measured by this project", loc="left", fontsize=10, color=GRAY
     )
-    _style(axes)
+    plain_axes(axes)
     return figure
 
 
-def receptive_fields(partitions, height, width, queries):
+def receptive_fields(
+    partitions: Sequence[HeadPartition], height: int, width: int, queries: Mapping[str, tuple[int, int]]
+) -> Figure:
     """Which keys each partition's heads see: a row a query, a column a partition, and all heads together.
 
     Args:
-        partitions: a level's tuple of `HeadPartition`.
-        queries: `{"name": (row, column)}`; the query is the black square.
+        partitions: of one level.
+        height: tokens of the level.
+        width: tokens of the level.
+        queries: (row, column) by name; the query is the black square.
+
+    Raises:
+        UserError: a partition that does not fit the level, or a query outside of it.
     """
     columns = len(partitions) + 1
     side = (WIDTH - 0.3) / columns
     figure = Figure((WIDTH, side * len(queries) + 0.3), layout="constrained")
     panels = figure.subplots(len(queries), columns, squeeze=False)
     for row, (name, query) in zip(panels, queries.items(), strict=True):
-        seen = [np.asarray(receptive_field(part, height, width, query)) for part in partitions]
         together = np.zeros((height, width), int)
-        for i, mask in reversed(list(enumerate(seen, start=1))):
-            together[mask] = i  # where neighborhoods overlap, the first partition's color is on top
-        for axes, index in zip(
-            row, [*(i * mask for i, mask in enumerate(seen, start=1)), together], strict=True
-        ):
-            _field(axes, index, query, len(partitions))
+        # Where neighborhoods overlap, the first partition's color is on top: it is drawn last.
+        for index in reversed(range(len(partitions))):
+            seen = np.asarray(receptive_field(partitions[index], height, width, query))
+            together[seen] = index + 1
+            _draw_field(row[index], (index + 1) * seen, query, len(partitions))
+        _draw_field(row[-1], together, query, len(partitions))
         row[0].set_ylabel(name, fontsize=11)
     for axes, part in zip(panels[0], head_parts(partitions), strict=False):
         axes.set_title(part.title, fontsize=10)
@@ -140,7 +168,7 @@ def receptive_fields(partitions, height, width, queries):
     return figure
 
 
-def _field(axes, index, query, partitions):
+def _draw_field(axes: Axes, index: np.ndarray, query: tuple[int, int], partitions: int) -> None:
     """One panel: `index` is 0 where nothing is seen, else the number of the partition that sees the key."""
     height, width = index.shape
     colors = ListedColormap(["#f3f3f3", *COLORS[:partitions]])
@@ -150,51 +178,54 @@ def _field(axes, index, query, partitions):
     axes.spines[:].set_visible(False)
 
 
-def _samples(record):
+def recorded_samples(record: RunRecord) -> np.ndarray | None:
     """The run's committed samples as `(H, W, 3)` uint8, or None where it has none."""
-    path = workspace("results", "runs", record["run_id"], "samples.png")
+    path = record.folder() / "samples.png"
     return np.asarray(Image.open(path).convert("RGB")) if path.is_file() else None
 
 
-def ablation_comparison(records):
-    """Samples of every variant side by side, and below them each run's scores beside the floor.
+def ablation_comparison(records: Sequence[RunRecord]) -> Figure:
+    """Samples of every variant side by side, and below them each run's scores beside the baseline.
 
     Args:
-        records: records with "ablation" (see `stylenat.results.variant`); a variant may have several seeds.
+        records: runs of an ablation; a variant may have several seeds.
     """
-    variants = {}
+    variants: dict[str, list[RunRecord]] = {}
     for record in records:
-        variants.setdefault(variant(record), []).append(record)
-    samples = [_samples(group[0]) for group in variants.values()]
-    height = (
-        WIDTH / len(variants) * max((s.shape[0] / s.shape[1] for s in samples if s is not None), default=0)
-        + 0.3
-    )
+        variants.setdefault(record.variant, []).append(record)
+    samples = [recorded_samples(group[0]) for group in variants.values()]
+    ratios = [sheet.shape[0] / sheet.shape[1] for sheet in samples if sheet is not None]
+    height = WIDTH / len(variants) * max(ratios, default=0) + 0.3
     figure = Figure((WIDTH, height + 3.0), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(height, 3.0))
     panels = top.subplots(1, len(variants), squeeze=False)[0]
-    for i, (axes, name, image) in enumerate(zip(panels, variants, samples, strict=True)):
+    for index, (axes, name, image) in enumerate(zip(panels, variants, samples, strict=True)):
         if image is not None:
             axes.imshow(image, interpolation="nearest")
-        axes.set_title(name, fontsize=11, color=COLORS[i % len(COLORS)])
+        axes.set_title(name, fontsize=11, color=COLORS[index % len(COLORS)])
         axes.set_axis_off()
-    keys = [key for key in TITLES if any(key in record["score"]["values"] for record in records)]
+    keys = shown_keys(records)
     for axes, key in zip(bottom.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        _points(axes, variants, key)
-    bottom.supxlabel("a dot a run; dashed: floor, real against real; lower is better", fontsize=9, color=GRAY)
+        _draw_variants(axes, variants, key)
+    bottom.supxlabel("a dot a run; dashed: real vs real; lower is better", fontsize=9, color=GRAY)
     return figure
 
 
-def _points(axes, variants, key):
-    """A dot a run, a column a variant, and the floor."""
-    for i, group in enumerate(variants.values()):
-        values = [record["score"]["values"][key]["value"] for record in group]
-        axes.plot([i] * len(values), values, "o", color=COLORS[i % len(COLORS)], markersize=7, alpha=0.8)
-    axes.axhline(group[0]["score"]["values"][key]["floor"], color=GRAY, linewidth=1, dashes=(4, 3))
-    title, split = TITLES[key][0].split(", ")
-    axes.set_title(f"{title}\n{split}", fontsize=9, loc="left")
+def _draw_variants(axes: Axes, variants: dict[str, list[RunRecord]], key: ScoreKey) -> None:
+    """One score: a dot a run, a column a variant, and the baseline where there is one."""
+    scores: list[ScoreValue] = []
+    for index, group in enumerate(variants.values()):
+        own = [record.values[key] for record in group if key in record.values]
+        values = [score.value for score in own]
+        axes.plot([index] * len(own), values, "o", color=COLORS[index % len(COLORS)], markersize=7, alpha=0.8)
+        scores += own
+    baseline = scores[0].real_vs_real
+    if baseline is not None:
+        axes.axhline(baseline, color=GRAY, linewidth=1, dashes=REAL_VS_REAL_DASHES)
+    title = key.metric_title if key.split == "all" else f"{key.metric_title}\n{key.split_title}"
+    axes.set_title(title, fontsize=9, loc="left")
     axes.set_xticks(range(len(variants)), list(variants), fontsize=8, rotation=20 if len(variants) > 2 else 0)
     axes.set(xlim=(-0.6, len(variants) - 0.4))
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.tick_params(axis="y", labelsize=8)
-    _style(axes)
+    plain_axes(axes)

@@ -3,13 +3,11 @@
 import torch
 from matplotlib.figure import Figure
 
+from stylenat.figures.style import DPI, GRAY, WIDTH
 from stylenat.images import enlarge, image_grid
 from stylenat.sampling.sample import interpolate, mix_styles, render, styles
 
-WIDTH = 8.0  # inches: at 100 dots each, the 800 px a README shows
-DPI = 200  # of the files: an image's pixel takes a whole number of theirs
 GAP = 8  # dots between images
-GRAY = "#6b6b6b"
 
 
 def sample_grid(images, columns=8):

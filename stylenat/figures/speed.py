@@ -4,7 +4,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from stylenat.figures.samples import GRAY, WIDTH
+from stylenat.figures.style import GRAY, WIDTH
 
 
 def roofline(levels, roofs):

@@ -1,37 +1,49 @@
 """Which scores compare: those of the same protocol."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from stylenat.errors import UserError
+from stylenat.reporting.records import RunRecord
 
 # What may differ: where and with which versions a score was computed.
 INCIDENTAL = ("device", "versions")
 
 
-def check_same_protocol(one, other):
-    """A column of a table holds the values of one metric: may these two records' share it?
+def check_same_protocol(one: RunRecord, other: RunRecord) -> None:
+    """Check that two records' scores may share the columns of a table, which hold one metric each.
 
     Raises:
         UserError: something that a metric's values depend on differs; names metric, field and both runs.
     """
-    metrics = (record["score"]["protocol"]["metrics"] for record in (one, other))
-    for metric in sorted(set.intersection(*map(set, metrics))):
-        a, b = _protocol(one, metric), _protocol(other, metric)
-        for field in sorted(a.keys() | b.keys()):
-            if a.get(field) != b.get(field):
+    if one.score is None or other.score is None:
+        return
+    shared = one.score.protocol["metrics"].keys() & other.score.protocol["metrics"].keys()
+    for metric in sorted(shared):
+        first = _protocol(one, metric)
+        second = _protocol(other, metric)
+        for name in sorted(first.keys() | second.keys()):
+            if first.get(name) != second.get(name):
                 raise UserError(
-                    f"{metric} of runs {one['run_id']} and {other['run_id']} cannot share a column: {field} "
-                    f"is {a.get(field)!r} and {b.get(field)!r}; score both by one protocol, or remove one"
+                    f"{metric} of runs {one.run_id} and {other.run_id} cannot share a column: {name} is "
+                    f"{first.get(name)!r} and {second.get(name)!r}; score both by one protocol, or remove one"
                 )
 
 
-def _flat(entry, prefix=""):
-    if not isinstance(entry, dict):
-        return {prefix[:-1]: entry}
-    return {k: v for key, value in entry.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+def _protocol(record: RunRecord, metric: str) -> dict[str, Any]:
+    """All that a metric's values depend on in a record, flat: `{"references.train.n_real": 395, …}`."""
+    assert record.score is not None
+    protocol = {**record.score.protocol}
+    own = protocol.pop("metrics")[metric]
+    essential = {name: entry for name, entry in (protocol | own).items() if name not in INCIDENTAL}
+    return _flatten(essential) | {"manifest": record.dataset.manifest}
 
 
-def _protocol(record, metric):
-    """All that a metric's values depend on in a record, flat."""
-    protocol = record["score"]["protocol"]
-    own = {k: v for k, v in protocol.items() if k != "metrics"} | protocol["metrics"][metric]
-    flat = _flat({k: v for k, v in own.items() if k not in INCIDENTAL})
-    return flat | {"manifest": record["dataset"].get("manifest")}
+def _flatten(entries: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, entry in entries.items():
+        if isinstance(entry, Mapping):
+            flat |= _flatten(entry, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = entry
+    return flat

@@ -1,13 +1,194 @@
-"""What a run leaves behind: its provenance, and one JSON record with everything the tables need."""
+"""The record of a run: one JSON file with everything that the tables and figures need."""
 
 import json
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 from stylenat.errors import UserError
+from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
 from stylenat.paths import workspace, write_atomically
 
-# What a table cannot be built without.
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The images that a run was trained on.
+
+    Attributes:
+        name: of the dataset.
+        resolution: pixels a side.
+        manifest: sha256 of names and files, None where it is not known.
+        split: the part that was shown to the networks.
+    """
+
+    name: str
+    resolution: int
+    manifest: str | None = None
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """The scores of one snapshot.
+
+    Attributes:
+        nimg: images shown until then.
+        seconds: of training until then.
+        values: its scores.
+    """
+
+    nimg: int
+    seconds: float
+    values: ScoreValues
+
+
+@dataclass(frozen=True)
+class CopyShare:
+    """How many samples are nearer to a training image than held-out images usually are.
+
+    Attributes:
+        share: of the samples.
+        expected: the share without copies.
+        error: one standard deviation of that.
+    """
+
+    share: float
+    expected: float
+    error: float
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the share exceeds what chance gives by two standard deviations."""
+        return self.share > self.expected + 2 * self.error
+
+    def __str__(self) -> str:
+        verdict = (
+            "More than chance gives: look for copies among the nearest neighbors."
+            if self.is_suspicious
+            else "No sign of copies; but poor samples are far from every image, whatever they learned from."
+        )
+        return (
+            f"{self.share:.1%} of samples are nearer to a training image than all but 5 % of held-out "
+            f"images are; without copies {self.expected:.1%} ± {self.error:.1%} would be. {verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Trainable parameters of both networks."""
+
+    generator: int
+    discriminator: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is kept of a training run.
+
+    Attributes:
+        run_id: the run's name, which is its folder's.
+        preset: the configuration's preset.
+        seed: the configuration's seed.
+        nimg: images shown.
+        minutes: of training.
+        device: the hardware's name.
+        threads: of the CPU.
+        dataset: what it was trained on.
+        parameters: of the networks.
+        score: of the last snapshot, None where nothing was scored.
+        config: the whole configuration, plain types; an ablation's variant is part of it.
+        history: the scored snapshots, in order.
+        memorization: whether samples are copies, None where it was not looked into.
+        seconds: of training.
+        peak_memory_bytes: of the training process.
+        attention: the backends that were chosen, and why.
+        commit: of the source, None where there was no git.
+        dirty: whether a tracked source differed from the commit.
+        versions: of Python and the packages.
+        platform: operating system and architecture.
+    """
+
+    run_id: str
+    preset: str
+    seed: int
+    nimg: int
+    minutes: float
+    device: str
+    threads: int
+    dataset: DatasetInfo
+    parameters: ParameterCounts
+    score: Score | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    history: tuple[HistoryEntry, ...] = ()
+    memorization: CopyShare | None = None
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    attention: tuple[str, ...] | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    platform: str | None = None
+
+    @property
+    def variant(self) -> str:
+        """What an ablation run varies, such as "dilation 8"; empty for any other run."""
+        return self.config.get("variant", "")
+
+    @property
+    def values(self) -> ScoreValues:
+        """The scores of the last snapshot; none where nothing was scored."""
+        return self.score.values if self.score else {}
+
+    def folder(self) -> Path:
+        """Where the record lies, with the run's log and samples."""
+        return workspace("results", "runs", self.run_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON; what is not known is left out."""
+        entries = {name: value for name, value in vars(self).items() if not _is_empty(value)}
+        entries["dataset"] = {name: part for name, part in asdict(self.dataset).items() if part is not None}
+        entries["parameters"] = asdict(self.parameters)
+        entries["score"] = self.score.to_dict() if self.score else None
+        if self.history:
+            entries["history"] = [
+                {"nimg": entry.nimg, "seconds": entry.seconds, **values_to_dict(entry.values)}
+                for entry in self.history
+            ]
+        if self.memorization:
+            entries["memorization"] = asdict(self.memorization)
+        return entries
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "RunRecord":
+        """Undo `to_dict`; records of version 0.1 are read, too.
+
+        Raises:
+            UserError: an entry or a score of an unknown name.
+            KeyError: a required entry is missing.
+        """
+        entries = _modernize(dict(entries))
+        unknown_names = entries.keys() - {entry.name for entry in fields(cls)}
+        if unknown_names:
+            raise UserError(
+                f"entry {min(unknown_names)!r} is unknown: was the record written by a newer version?"
+            )
+        return cls(
+            **entries
+            | {
+                "dataset": DatasetInfo(**entries["dataset"]),
+                "parameters": ParameterCounts(**entries["parameters"]),
+                "score": Score.from_dict(entries["score"]) if entries["score"] else None,
+                "history": tuple(_history_entry(entry) for entry in entries.get("history", ())),
+                "memorization": CopyShare(**entries["memorization"]) if "memorization" in entries else None,
+                "attention": tuple(entries["attention"]) if "attention" in entries else None,
+            }
+        )
+
+
+# What every record holds; the rest has a default.
 REQUIRED = (
     "run_id",
     "preset",
@@ -22,59 +203,99 @@ REQUIRED = (
 )
 
 
-def _plain(value):
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, tuple | dict) and not value)
+
+
+def _history_entry(entry: dict[str, Any]) -> HistoryEntry:
+    scores = {name: value for name, value in entry.items() if name not in ("nimg", "seconds")}
+    return HistoryEntry(entry["nimg"], entry["seconds"], values_from_dict(scores))
+
+
+def _modernize(entries: dict[str, Any]) -> dict[str, Any]:
+    """A record of version 0.1 under today's names.
+
+    It said "memorisation", "pictures" in its protocols, and kept an ablation's variant beside the config.
+    """
+    if "memorisation" in entries:
+        entries["memorization"] = entries.pop("memorisation")
+    if "ablation" in entries:
+        ablation = entries.pop("ablation")
+        entries["config"] = {"variant": ablation["variant"], **entries.get("config", {})}
+    if entries.get("score"):
+        protocol = json.dumps(entries["score"]["protocol"]).replace("pictures", "images")
+        entries["score"] = {**entries["score"], "protocol": json.loads(protocol)}
+    return entries
+
+
+def _plain(value: Any) -> Any:
     """JSON's own types; floats to 10 significant digits, so that the last bit's noise changes no byte."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     return float(f"{value:.10g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def record_run(run_id, record):
-    """Write `results/runs/<run_id>/result.json` atomically and return its path; `record` is a dict.
+def write_record(record: RunRecord) -> Path:
+    """Write `results/runs/<run id>/result.json` atomically.
+
+    Returns:
+        Its path.
 
     Raises:
-        UserError: a run id unfit for a folder's name, a required entry missing, a value JSON cannot hold.
+        UserError: a run id unfit for a folder's name, or a value that JSON cannot hold.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", run_id):
-        raise UserError(f"run id {run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
-    record = _plain({**record, "run_id": run_id})
-    _check_record(record, f"record of run {run_id}", run_id)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", record.run_id):
+        raise UserError(f"run id {record.run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
     try:
-        text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            _plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
+        )
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"record of run {run_id}: {error}; give finite numbers, text, lists and dicts"
+            f"record of run {record.run_id}: {error}; give finite numbers, text, lists and dicts"
         ) from None
-    path = workspace("results", "runs", run_id, "result.json")
+    path = record.folder() / "result.json"
     write_atomically(path, text + "\n")
     return path
 
 
-def _check_record(record, where, run_id):
-    if not isinstance(record, dict) or (missing := [key for key in REQUIRED if key not in record]):
-        lacks = ", ".join(missing) if isinstance(record, dict) else "everything: it is no JSON object"
-        raise UserError(f"{where} lacks {lacks}; write it with stylenat.records.record_run")
-    if record["run_id"] != run_id:
-        raise UserError(f"{where} says run_id {record['run_id']!r}: rename the folder or mend the record")
-
-
-def load_runs():
-    """Every record under results/runs, a list sorted by run id.
+def read_record(path: Path) -> RunRecord:
+    """The record in a file.
 
     Raises:
-        UserError: a file that is broken or incomplete; names it.
+        UserError: a file that is broken or incomplete, or of another run than its folder; names it.
     """
-    records = []
-    for path in sorted(workspace("results", "runs").glob("*/result.json"), key=lambda path: path.parent.name):
-        where = path.relative_to(workspace()).as_posix()
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{where} is no valid JSON ({error}): restore it from git or run again") from None
-        _check_record(record, where, path.parent.name)
-        records.append(record)
-    return records
+    where = path.relative_to(workspace()).as_posix()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{where} is no valid JSON ({error}): restore it from git or run again") from None
+    if not isinstance(entries, dict):
+        raise UserError(f"{where} is no JSON object: restore it from git or run again")
+    missing = [name for name in REQUIRED if name not in entries]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}: restore it from git or score the run again")
+    if entries["run_id"] != path.parent.name:
+        raise UserError(f"{where} says run_id {entries['run_id']!r}: rename the folder or fix the record")
+    try:
+        return RunRecord.from_dict(entries)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where} has entries of another form ({error}): restore it from git or score the run again"
+        ) from None
+
+
+def load_records() -> list[RunRecord]:
+    """Every record under results/runs, in the order of their run ids.
+
+    Raises:
+        UserError: as of `read_record`.
+    """
+    paths = workspace("results", "runs").glob("*/result.json")
+    return [read_record(path) for path in sorted(paths, key=lambda path: path.parent.name)]

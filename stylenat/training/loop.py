@@ -14,6 +14,7 @@ from stylenat.data.loader import batches
 from stylenat.device import peak_memory, pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
+from stylenat.evaluation.metrics import values_to_dict
 from stylenat.features.networks import NETWORKS
 from stylenat.images import image_grid, save_png
 from stylenat.paths import workspace, write_atomically
@@ -77,7 +78,8 @@ def train(config, folder=None, device=None, *, score_every=0):
                 log.write(info)
             # Before the snapshot, from which a stop here would go on: no score is left out.
             if score_every and _crossed(score_every, before, config):
-                run.keep_score(trainer.nimg, trainer.ema, evaluate(trainer.ema, dataset).values)
+                score = evaluate(trainer.ema, dataset)
+                run.keep_score(trainer.nimg, trainer.ema, values_to_dict(score.values))
             if saves:
                 _snapshot(
                     run, trainer, info | {"attention": list(map(str, choices())), "provenance": made_by}

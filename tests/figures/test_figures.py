@@ -12,11 +12,12 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from stylenat.attention.partitions import parse_partitions
+from stylenat.evaluation.metrics import ScoreKey, ScoreValue
 from stylenat.figures import build, results, style
 from stylenat.figures.samples import sample_grid
 from stylenat.images import image_grid, save_png
 from stylenat.models.stylenat import Generator
-from stylenat.reporting.records import record_run
+from stylenat.reporting.records import HistoryEntry, write_record
 
 PARTITIONS = parse_partitions("3x3@1,2x5@2")
 
@@ -29,19 +30,17 @@ def make_samples(seed=0, count=6, side=8):
 
 def make_curves():
     nimg = np.arange(100, 2001, 100)
-    metrics = pd.DataFrame(
-        {"nimg": nimg, "seconds": nimg / 10, "loss_d": 1 + 1 / nimg, "loss_g": 2 - 1 / nimg}
-    )
-    return metrics, [{"nimg": n, "seconds": n / 10} | make_score(1e6 / n)["values"] for n in (1000, 2000)]
+    log = pd.DataFrame({"nimg": nimg, "seconds": nimg / 10, "loss_d": 1 + 1 / nimg, "loss_g": 2 - 1 / nimg})
+    history = [HistoryEntry(n, n / 10, make_score(1e6 / n).values) for n in (1000, 2000)]
+    return log, history
 
 
-def make_ablation(room):
+def make_ablation(empty_workspace):
     made = []
     for i, name in enumerate(("dense", "dilated", "dense-seed1")):
-        record = make_record(
-            300 + 50 * i, ablation={"variant": name.split("-")[0]}, run_id=f"ablation-{name}"
-        )
-        path = record_run(record["run_id"], record)
+        variant = name.split("-")[0]
+        record = make_record(f"ablation-{name}", 300 + 50 * i, config={"variant": variant})
+        path = write_record(record)
         save_png(path.with_name("samples.png"), image_grid(make_samples(i), 3))
         made.append(record)
     return made
@@ -51,8 +50,8 @@ def pixels(figure):
     return np.asarray(Image.open(io.BytesIO(style.to_png(figure))).convert("RGB"))
 
 
-def test_the_same_data_give_the_same_bytes(room):
-    records = make_ablation(room)
+def test_the_same_data_give_the_same_bytes(empty_workspace):
+    records = make_ablation(empty_workspace)
     makers = [
         lambda: sample_grid(make_samples(), columns=3),
         lambda: results.training_curves(*make_curves()),
@@ -79,17 +78,15 @@ def test_a_sample_grid_shows_every_pixel_as_it_is():
     assert (image[8 * scale + 8 :, 2 * (8 * scale + 8) :] == 255).all()  # the empty sixth place
 
 
-def test_training_curves_show_the_history_with_floor_and_ceiling():
-    metrics, history = make_curves()
-    left, right = results.training_curves(metrics, history).axes
+def test_training_curves_show_the_history_with_its_limits():
+    log, history = make_curves()
+    left, right = results.training_curves(log, history).axes
     raw = left.lines[0]
-    assert np.array_equal(raw.get_ydata(), metrics["loss_g"]) and np.array_equal(
-        raw.get_xdata(), metrics["nimg"]
-    )
+    assert np.array_equal(raw.get_ydata(), log["loss_g"]) and np.array_equal(raw.get_xdata(), log["nimg"])
     assert [line.get_label() for line in left.lines[1::2]] == ["generator", "discriminator"]
-    train, floor, ceiling, held_out = (right.lines[i].get_ydata() for i in (0, 1, 2, 3))
+    train, real_vs_real, noise, held_out = (right.lines[i].get_ydata() for i in (0, 1, 2, 3))
     assert list(train) == [1000, 500] and np.allclose(held_out, [1100, 550])
-    assert set(floor) == {74.13579} and set(ceiling) == {993.0}
+    assert set(real_vs_real) == {74.13579} and set(noise) == {993.0}
     band = right.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} >= {(1000, 985), (1000, 1015), (2000, 485), (2000, 515)}
     assert "not FID" in right.get_title(loc="left")
@@ -120,18 +117,27 @@ def test_receptive_fields_color_each_partitions_keys():
     assert titles == ["heads 1–3: 3 × 3, dilation 1", "heads 4–5: 5 × 5, dilation 2", "all heads together"]
 
 
-def test_the_ablation_shows_every_run_and_the_floor(room):
-    figure = results.ablation_comparison(make_ablation(room))
+def test_the_ablation_shows_every_run_and_the_baseline(empty_workspace):
+    figure = results.ablation_comparison(make_ablation(empty_workspace))
     grids, panels = figure.axes[:2], figure.axes[2:]
     assert [axes.get_title() for axes in grids] == ["dense", "dilated"]
     assert all(len(axes.images) == 1 for axes in grids)
     assert len(panels) == 3  # the three scores of the records
-    dense, dilated, floor = (line.get_ydata() for line in panels[0].lines)
-    assert (list(dense), list(dilated), set(floor)) == ([300, 400], [350], {74.13579})
+    dense, dilated, baseline = (line.get_ydata() for line in panels[0].lines)
+    assert (list(dense), list(dilated), set(baseline)) == ([300, 400], [350], {74.13579})
 
 
-def test_the_bundled_model_adds_its_figures(room, monkeypatch):
-    model = room / "results" / "runs" / "noto-32-long" / "model"
+def test_an_ablation_run_may_have_more_scores_than_the_others(empty_workspace):
+    """A FID, which has no baseline and only one of the runs: it gets a panel without a line."""
+    records = make_ablation(empty_workspace)
+    records[0].values[ScoreKey("fid", "fid", "all")] = ScoreValue(12.0, error=0.1, low=11.8, high=12.2)
+    panel = results.ablation_comparison(records).axes[-1]
+    assert panel.get_title(loc="left") == "FID"
+    assert [list(line.get_ydata()) for line in panel.lines] == [[12.0], []]
+
+
+def test_the_bundled_model_adds_its_figures(empty_workspace, monkeypatch):
+    model = empty_workspace / "results" / "runs" / "noto-32-long" / "model"
     monkeypatch.setattr(build, "load_generator", lambda path: {model: small_generator()}[path])
     assert "truncation.png" not in {path.name for path in build.build_figures()}
     model.mkdir(parents=True)
@@ -145,14 +151,14 @@ def small_generator():
     return Generator((8, 8, 8, 8), partitions, latent_dim=8, mapping_depth=1).eval()
 
 
-def test_all_figures_come_from_results_alone(room):
+def test_all_figures_come_from_results_alone(empty_workspace):
     assert {path.name for path in build.build_figures()} == {"bubble_chart.png", "receptive_fields.png"}
-    metrics, history = make_curves()
-    path = record_run("noto-32", make_record(history=history))
-    metrics.to_csv(path.with_name("metrics.csv"), index=False)
+    log, history = make_curves()
+    path = write_record(make_record(history=tuple(history)))
+    log.to_csv(path.with_name("log.csv"), index=False)
     save_png(path.with_name("samples.png"), image_grid(make_samples(), 3))
     sheet = np.asarray(Image.open(path.with_name("samples.png")))
-    make_ablation(room)
+    make_ablation(empty_workspace)
     first = {path.name: path.read_bytes() for path in build.build_figures()}
     assert sorted(first) == [
         "ablation.png",
@@ -162,9 +168,9 @@ def test_all_figures_come_from_results_alone(room):
         "samples-noto-32.png",
     ]
     assert {path.name: path.read_bytes() for path in build.build_figures()} == first
-    assert {path.name for path in (room / "figures").iterdir()} == set(first)
+    assert {path.name for path in (empty_workspace / "figures").iterdir()} == set(first)
     scale = 1600 // sheet.shape[1]
-    shown = np.asarray(Image.open(room / "figures" / "samples-noto-32.png").convert("RGB"))
+    shown = np.asarray(Image.open(empty_workspace / "figures" / "samples-noto-32.png").convert("RGB"))
     assert np.array_equal(shown, sheet.repeat(scale, 0).repeat(scale, 1))
 
 

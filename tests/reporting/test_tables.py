@@ -1,169 +1,70 @@
-"""Provenance, records and tables, on records made up here."""
+"""Tables: the same bytes every time, and no column for scores that do not compare."""
 
 import copy
 import io
-import json
-import platform
 import shutil
-import subprocess
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from helpers import ROOT, make_record, make_score
 
-from stylenat import provenance as provenance_module
 from stylenat.errors import UserError
-from stylenat.provenance import provenance
-from stylenat.reporting.records import load_runs, record_run
-from stylenat.reporting.tables import build_tables, memorized, published, side_by_side, update_readme
+from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue
+from stylenat.reporting.records import CopyShare, DatasetInfo, write_record
+from stylenat.reporting.tables import build_tables, published, side_by_side, update_readme
 
 PAPER = ROOT / "results" / "paper.csv"
 
 
 def own(score):
     """What a protocol says of one metric alone."""
-    return score["protocol"]["metrics"]["kid-lite0"]
+    return score.protocol["metrics"]["kid-lite0"]
 
 
-def git(folder, *arguments):
-    subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *arguments], cwd=folder, check=True)
-
-
-def test_provenance_tells_the_versions_and_nothing_of_the_host():
-    told = provenance()
-    assert set(told) == {"commit", "dirty", "versions", "device", "threads", "platform"}
-    assert torch.__version__.startswith(told["versions"]["torch"])
-    assert told["versions"]["python"] == platform.python_version()
-    assert told["threads"] == torch.get_num_threads()
-    text = json.dumps(told)
-    assert platform.node() not in text and str(Path.home()) not in text
-
-
-def test_dirty_means_a_changed_source_not_a_result(tmp_path, monkeypatch):
-    names = ["stylenat/provenance.py", "results/a.json", "figures/b.png", "README.md"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("one")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "first")
-    monkeypatch.setattr(provenance_module, "__file__", str(tmp_path / names[0]))
-    assert len(provenance()["commit"]) == 40
-    (tmp_path / "scratch.txt").write_text("untracked")
-    for name in names[1:]:
-        (tmp_path / name).write_text("two")
-    assert provenance()["dirty"] is False
-    (tmp_path / names[0]).write_text("two")
-    assert provenance()["dirty"] is True
-
-
-def test_provenance_works_without_git(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert provenance()["commit"] is None and provenance()["dirty"] is None
-    monkeypatch.undo()
-    # Installed somewhere inside another project's clone: that project's commit is not ours.
-    git(tmp_path, "init", "-q")
-    monkeypatch.setattr(
-        provenance_module, "__file__", str(tmp_path / "site-packages" / "stylenat" / "provenance.py")
-    )
-    assert provenance()["commit"] is None
-
-
-def test_a_record_is_written_sorted_rounded_and_whole(room):
-    path = record_run("noto-32", make_record(0.1 + 0.2, minutes=np.float32(0.5), nimg=torch.tensor(7)))
-    assert path == room / "results" / "runs" / "noto-32" / "result.json"
-    assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]  # no temporary file left
-    text = path.read_text()
-    record = json.loads(text)
-    assert list(record) == sorted(record) and record["run_id"] == "noto-32"
-    assert record["score"]["values"]["fd_lite0_128_train"]["value"] == 0.3
-    assert (record["minutes"], record["nimg"]) == (0.5, 7)
-    record_run("noto-32", dict(reversed(record.items())))
-    assert path.read_text() == text
-
-
-@pytest.mark.parametrize("run_id", ["../elsewhere", "Noto 32", "", ".hidden", "a/b"])
-def test_a_run_id_names_a_folder(room, run_id):
-    with pytest.raises(UserError, match="use lower-case letters"):
-        record_run(run_id, make_record())
-
-
-def test_a_record_that_json_cannot_hold_is_refused(room):
-    for value in (float("nan"), object()):
-        with pytest.raises(UserError, match="record of run x"):
-            record_run("x", make_record(minutes=value))
-    incomplete = make_record()
-    del incomplete["seed"], incomplete["score"]
-    with pytest.raises(UserError, match="record of run x lacks seed, score"):
-        record_run("x", incomplete)
-    assert load_runs() == []
-
-
-def test_runs_come_in_the_order_of_their_ids(room):
-    for run_id in ("b", "a-2", "a"):
-        record_run(run_id, make_record())
-    assert [record["run_id"] for record in load_runs()] == ["a", "a-2", "b"]
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ('{"run_id": "b', "results/runs/b/result.json is no valid JSON"),
-        ("[]", "results/runs/b/result.json lacks everything"),
-        ('{"run_id": "b"}', "results/runs/b/result.json lacks preset, seed"),
-        (json.dumps(make_record(run_id="c")), "results/runs/b/result.json says run_id 'c'"),
-    ],
-)
-def test_a_broken_file_is_named_in_one_line(room, text, message):
-    record_run("a", make_record())
-    (room / "results" / "runs" / "b").mkdir()
-    (room / "results" / "runs" / "b" / "result.json").write_text(text)
-    with pytest.raises(UserError, match=message) as caught:
-        load_runs()
-    assert "\n" not in str(caught.value) and str(room) not in str(caught.value)
-
-
-def tables(room):
-    return {path.name: path.read_bytes() for path in sorted((room / "results" / "tables").iterdir())}
+def tables(empty_workspace):
+    return {
+        path.name: path.read_bytes() for path in sorted((empty_workspace / "results" / "tables").iterdir())
+    }
 
 
 def fill(order):
-    made = {
-        "noto-32": make_record(),
-        "noto-32-b": make_record(411.98765, seed=1, score=make_score(411.98765, device="cuda:0")),
-        "ablation-dense": make_record(nimg=20_000, ablation={"partitions": {"16": "4x7@1", "8": "4x7@1"}}),
-        "ablation-dilated": make_record(
-            nimg=20_000, ablation={"variant": "dilated", "partitions": {"8": "4x7@1", "16": "2x7@1,2x7@2"}}
-        ),
-        "smoke": make_record(nimg=64, preset="smoke-16", dataset={"name": "noto-faces", "resolution": 16}),
-    }
-    for run_id in order(made):
-        record_run(run_id, made[run_id])
+    other_device = make_score(411.98765)
+    other_device.protocol["device"] = "cuda:0"
+    smoke = DatasetInfo("noto-faces", 16, "ab12")
+    dense = {"variant": "dense", "partitions": "4x7@1/4x7@1"}
+    dilated = {"variant": "dilated", "partitions": "4x7@1/2x7@1,2x7@2"}
+    made = [
+        make_record("noto-32"),
+        make_record("noto-32-b", seed=1, score=other_device),
+        make_record("smoke-aaaaaa", nimg=20_000, config=dense),
+        make_record("smoke-bbbbbb", nimg=20_000, config=dilated),
+        make_record("smoke", nimg=64, preset="smoke-16", dataset=smoke),
+    ]
+    for record in order(made):
+        write_record(record)
 
 
-def test_tables_are_the_same_bytes_every_time(room):
+def test_tables_are_the_same_bytes_every_time(empty_workspace):
     fill(list)
     build_tables()
-    first = tables(room)
+    first = tables(empty_workspace)
     assert sorted(first) == [f"{n}.{e}" for n in ("ablation", "published", "runs") for e in ("csv", "md")]
     build_tables()
-    assert tables(room) == first
-    shutil.rmtree(room / "results" / "runs")
+    assert tables(empty_workspace) == first
+    shutil.rmtree(empty_workspace / "results" / "runs")
     fill(lambda made: list(made)[::-1])
     build_tables()
-    assert tables(room) == first
+    assert tables(empty_workspace) == first
 
 
-def test_csv_is_raw_and_markdown_is_rounded(room):
+def test_csv_is_raw_and_markdown_is_rounded(empty_workspace):
     fill(list)
     text = build_tables()["runs"]
-    frame = pd.read_csv(room / "results" / "tables" / "runs.csv").set_index("run")
+    frame = pd.read_csv(empty_workspace / "results" / "tables" / "runs.csv").set_index("run")
     assert list(frame.index) == ["noto-32", "noto-32-b", "smoke"]  # the ablation has a table of its own
     assert frame.loc["noto-32", "fd_lite0_128_train"] == 321.123456
-    assert frame.loc["noto-32", "fd_lite0_128_train_floor"] == 74.13579
+    assert frame.loc["noto-32", "fd_lite0_128_train_real_vs_real"] == 74.13579
     assert frame.loc["noto-32", ["nimg", "threads", "parameters_generator"]].tolist() == [200_000, 1, 912_345]
     assert (
         "| `noto-32` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | 321.1 ± 7.5 (74.14 – 993) | 353.2 ±"
@@ -172,35 +73,32 @@ def test_csv_is_raw_and_markdown_is_rounded(room):
     assert "FD-lite0@128, held-out ↓" in text and "NOT FID" in text
 
 
-def test_short_runs_are_marked(room):
+def test_short_runs_are_marked(empty_workspace):
     fill(list)
     built = build_tables()
     assert "| `smoke` (a smoke test, no result) | 64 |" in built["runs"]
     assert "Short runs of 20,000 images" in built["ablation"]
-    assert "| variant | partitions 8 | partitions 16 | seed | images shown |" in built["ablation"]
-    assert "| dilated | 4x7@1 | 2x7@1,2x7@2 | 0 | 20,000 |" in built["ablation"]
-    assert "| dense |" in built["ablation"]  # named by its run id
+    assert "| variant | preset | partitions 8 | partitions 16 | seed | images shown |" in built["ablation"]
+    assert "| dilated | noto-32 | 4x7@1 | 2x7@1,2x7@2 | 0 | 20,000 |" in built["ablation"]
+    assert "| dense |" in built["ablation"]
 
 
-def test_without_runs_the_tables_say_so(room):
+def test_without_runs_the_tables_say_so(empty_workspace):
     built = build_tables()
     assert "None recorded yet" in built["runs"] and "None recorded yet" in built["ablation"]
-    assert pd.read_csv(room / "results" / "tables" / "runs.csv").empty
+    assert pd.read_csv(empty_workspace / "results" / "tables" / "runs.csv").empty
 
 
-def test_a_run_without_a_score_gets_dashes(room):
-    record_run("a", make_record())
-    record_run("b", make_record(score=None))
+def test_a_run_without_a_score_gets_dashes(empty_workspace):
+    write_record(make_record("a"))
+    write_record(make_record("b", score=None))
     assert "| `b` | 200,000 | 15.2 | a CPU, 1 thread | 912,345 | – | – | – |" in build_tables()["runs"]
 
 
-def test_memorization_is_told_beside_what_to_expect(room):
-    found = {"share": 0.081, "expected": 0.045, "error": 0.0214}
-    record_run("a", make_record(memorization=found))
+def test_memorization_stands_beside_what_to_expect(empty_workspace):
+    write_record(make_record(memorization=CopyShare(share=0.081, expected=0.045, error=0.0214)))
     assert "| 8.1% | 4.5% ± 2.1% |" in build_tables()["runs"]
-    assert pd.read_csv(room / "results" / "tables" / "runs.csv").loc[0, "memorized_share"] == 0.081
-    assert "8.1% of samples" in memorized(**found) and "No sign of copies" in memorized(**found)
-    assert "look for copies" in memorized(**found | {"share": 0.2})
+    assert pd.read_csv(empty_workspace / "results" / "tables" / "runs.csv").loc[0, "memorized_share"] == 0.081
 
 
 @pytest.mark.parametrize(
@@ -216,32 +114,29 @@ def test_memorization_is_told_beside_what_to_expect(room):
             lambda score: own(score)["references"].update(all={"n_real": 9, "n_fake": 9}),
             "references.all.n_fake",
         ),
-        (lambda score: score["protocol"].update(truncation_psi=0.7), "truncation_psi"),
+        (lambda score: score.protocol.update(truncation_psi=0.7), "truncation_psi"),
         (lambda score: own(score).update(generated="seeds 5 to 9"), "generated"),
-        (lambda score: score["protocol"].update(seed=1), "seed"),
-        (lambda score: score["protocol"].update(flips=True), "flips"),
-        (lambda score: score["protocol"].update(dataset={"manifest": "cd34"}), "dataset.manifest"),
+        (lambda score: score.protocol.update(seed=1), "seed"),
+        (lambda score: score.protocol.update(flips=True), "flips"),
+        (lambda score: score.protocol.update(dataset={"manifest": "cd34"}), "dataset.manifest"),
     ],
 )
-def test_scores_of_different_protocols_share_no_column(room, change, field):
-    other = copy.deepcopy(make_record())
-    change(other["score"])
-    record_run("one", make_record())
-    record_run("two", other)
+def test_scores_of_different_protocols_share_no_column(empty_workspace, change, field):
+    other = make_record("two", score=copy.deepcopy(make_score(300.0)))
+    change(other.score)
+    write_record(make_record("one"))
+    write_record(other)
     with pytest.raises(
         UserError, match=f"^(fd|kid)-lite0 of runs one and two cannot share a column: {field} "
     ):
         build_tables()
-    other["dataset"]["resolution"] = 64  # another table: nothing to compare
-    record_run("two", other)
+    write_record(replace(other, dataset=DatasetInfo("noto-faces", 64, "ab12")))  # another table
     assert build_tables()["runs"].count("### Runs: noto-faces") == 2
 
 
-def test_scores_on_other_images_or_of_other_metrics(room):
-    other = copy.deepcopy(make_record())
-    other["dataset"]["manifest"] = "cd34"
-    record_run("one", make_record())
-    record_run("two", other)
+def test_scores_on_other_images_or_of_other_metrics(empty_workspace):
+    write_record(make_record("one"))
+    write_record(make_record("two", dataset=DatasetInfo("noto-faces", 32, "cd34")))
     with pytest.raises(UserError, match="cannot share a column: manifest is 'ab12' and 'cd34'"):
         build_tables()
     # An FID stands in a column of its own, whatever its protocol.
@@ -253,18 +148,16 @@ def test_scores_on_other_images_or_of_other_metrics(room):
             "references": {"all": {"n_real": 9, "n_fake": 8}},
         }
     }
-    score = {
-        "values": {"fid_legacy_pytorch": {"value": 12.3456, "error": 0.05}},
-        "protocol": {"device": "cuda", "metrics": fid},
-    }
-    record_run("two", make_record(score=score))
+    value = ScoreValue(12.3456, error=0.05, low=12.2, high=12.5)
+    score = Score({ScoreKey("fid", "fid", "all"): value}, {"device": "cuda", "metrics": fid})
+    write_record(make_record("two", score=score))
     text = build_tables()["runs"]
     assert "| FD-lite0@128, held-out ↓ | KID-lite0@128, train ↓ | FID ↓ |" in text
     assert "a CPU, 1 thread | 912,345 | – | – | – | 12.35 ± 0.05 |" in text
     assert "a note. Inception; real and generated images: all 9 and 8; seeds 0 to 7." in text
 
 
-def test_published_and_measured_stand_side_by_side_in_columns_apart(room):
+def test_published_and_measured_stand_side_by_side_in_columns_apart(empty_workspace):
     fill(list)
     table = side_by_side()
     assert table.loc["StyleNAT", ("published", "FFHQ-256 FID")] == 2.046
@@ -274,10 +167,10 @@ def test_published_and_measured_stand_side_by_side_in_columns_apart(room):
     assert set(table.columns.get_level_values(0)) == {
         "published", ours[0], "measured here: noto-faces, 16 × 16",
     }  # fmt: skip
-    assert not [run for run in table.index if run.startswith("ablation")]
+    assert not [run for run in table.index if run.startswith("smoke-")]
 
 
-def test_the_published_numbers_are_the_papers(room):
+def test_the_published_numbers_are_the_papers(empty_workspace):
     table = pd.read_csv(io.StringIO(PAPER.read_text()), keep_default_na=False).query("resolution != ''")
     found = {(r.system, r.quantity, r.dataset, r.resolution): float(r.value) for r in table.itertuples()}
     expected = {
@@ -317,10 +210,10 @@ def test_the_papers_claims_against_its_numbers():
     assert ours["throughput"] / theirs["throughput"] < 2.5 < ours["claim_times_throughput"]
 
 
-def test_the_readme_gets_the_tables_between_its_markers(room):
-    path = room / "README.md"
+def test_the_readme_gets_the_tables_between_its_markers(empty_workspace):
+    path = empty_workspace / "README.md"
     path.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
-    record_run("noto-32", make_record())
+    write_record(make_record())
     update_readme()
     text = path.read_text()
     assert text.startswith("before\n<!-- results:begin -->\n\n### Runs") and text.endswith(
@@ -340,8 +233,39 @@ def test_the_readme_gets_the_tables_between_its_markers(room):
         "<!-- results:begin -->" * 2,
     ],
 )
-def test_a_readme_without_markers_is_left_alone(room, text):
-    (room / "README.md").write_text(text)
+def test_a_readme_without_markers_is_left_alone(empty_workspace, text):
+    (empty_workspace / "README.md").write_text(text)
     with pytest.raises(UserError, match=r"README.md must hold one <!-- results:begin -->"):
         update_readme()
-    assert (room / "README.md").read_text() == text
+    assert (empty_workspace / "README.md").read_text() == text
+
+
+def test_a_record_with_more_metrics_stands_beside_one_with_fewer(empty_workspace):
+    """Both have FD-lite0 by one protocol; FID has no baseline and is the first record's alone."""
+    both = make_score(100.0)
+    value = ScoreValue(12.3456, error=0.05, low=12.2, high=12.5)
+    both.values[ScoreKey("fid", "fid", "all")] = value
+    references = {"all": {"split": "all", "n_real": 9, "n_fake": 8}}
+    both.protocol["metrics"]["fid"] = {
+        "note": "a note", "network": "Inception", "generated": "seeds 0 to 7", "references": references,
+    }  # fmt: skip
+    write_record(make_record("a", score=both))
+    write_record(make_record("b"))
+    text = build_tables()["runs"]
+    assert "| 12.35 ± 0.05 | – | – |" in text and "KID-lite0@128, train ↓ | FID ↓ |" in text
+    frame = pd.read_csv(empty_workspace / "results" / "tables" / "runs.csv").set_index("run")
+    assert frame.loc["a", "fid_legacy_pytorch"] == 12.3456 and pd.isna(frame.loc["b", "fid_legacy_pytorch"])
+
+
+def test_committed_tables_equal_a_rebuild(empty_workspace):
+    shutil.copytree(ROOT / "results" / "runs", empty_workspace / "results" / "runs", ignore=ignore_smoke)
+    shutil.copy(ROOT / "README.md", empty_workspace)
+    update_readme()
+    for path in (ROOT / "results" / "tables").iterdir():
+        assert (empty_workspace / "results" / "tables" / path.name).read_bytes() == path.read_bytes()
+    assert (empty_workspace / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+
+
+def ignore_smoke(folder, names):
+    """Runs that git ignores: those of whoever tried the notebooks here."""
+    return [name for name in names if name.startswith("smoke")]
