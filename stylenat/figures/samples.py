@@ -77,7 +77,7 @@ def _seed_labels(seeds: Sequence[int]) -> list[str]:
 
 
 def _styles(generator: Generator, seeds: Sequence[int], truncation_psi: float) -> Tensor:
-    """Styles one by one, `(len(seeds), latent_dim)`: a seed's is the same in every figure, to the last bit."""
+    """Styles one by one, `(len(seeds), latent_dim)`: a seed's is the same everywhere, to the last bit."""
     return torch.cat([styles(generator, [seed], truncation_psi) for seed in seeds])
 
 
