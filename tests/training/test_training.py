@@ -254,6 +254,7 @@ def test_settings_of_the_step_name_a_run_only_when_set(config):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_compiled_networks_step_alike_and_are_compiled_once():
     """The generator in one graph: `fullgraph` raises where there is a break. R1 is every second step."""
     small = {"widths": (16, 16, 16), "discriminator_widths": (16, 16), "resolution": 16}
