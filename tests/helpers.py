@@ -65,6 +65,7 @@ class Painter(nn.Module):
     """What is asked of a generator: the latent is the style, spread over the image."""
 
     latent_dim, resolution, mean_style = 48, 32, None
+    device = property(lambda self: self.spread.device)
 
     def __init__(self):
         super().__init__()

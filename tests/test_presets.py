@@ -11,11 +11,11 @@ from stylenat.presets import PRESETS, get_config, run_id
 def test_every_preset_states_its_cost_and_keeps_its_name(preset):
     config = get_config(preset)
     assert config.cost and run_id(config) == preset
-    assert len(config.level_partitions()) == len(config.widths)
+    assert len(config.partitions) == len(config.widths)
 
 
 def test_published_partitions_are_the_papers():
-    levels = get_config("ffhq-1024").level_partitions()
+    levels = get_config("ffhq-1024").partitions
     assert [[part.dilation for part in level] for level in levels[1:]] == [
         [1], [1, 2], [1, 4], [1, 8], [1, 16], [1, 32], [1, 64], [1, 128],
     ]  # fmt: skip
@@ -24,7 +24,7 @@ def test_published_partitions_are_the_papers():
 
 
 def test_the_proposed_church_partitions_share_the_heads_as_proposed():
-    levels = get_config("church-256").level_partitions()
+    levels = get_config("church-256").partitions
     assert [[part.heads for part in level] for level in levels[2:]] == [
         [8, 8], [5, 5, 6], [4, 4, 4, 4], [1, 1, 2, 2, 2], [1, 1, 1, 1, 2, 2],
     ]  # fmt: skip

@@ -57,7 +57,7 @@ class Run:
         path = self.path / "config.json"
         fields = _read_json(path)
         try:
-            return Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+            return Config.from_dict(fields)
         except (AttributeError, TypeError) as error:
             raise UserError(f"{path} is no configuration ({error}): restore it or train anew") from None
 

@@ -1,6 +1,6 @@
 """An experiment from end to end: score every snapshot of a run and record it; the ablation over dilations."""
 
-from stylenat.attention.partitions import HeadPartition, format_partitions, split_heads
+from stylenat.attention.partitions import dilated_levels, format_partitions, resolutions
 from stylenat.errors import UserError
 from stylenat.experiments.record import score_run
 from stylenat.presets import get_config
@@ -18,20 +18,9 @@ def dilated_partitions(config, dilation, kernel_size=3):
     Raises:
         UserError: the dilation does not fit the image, or is no dilation.
     """
-    largest = config.resolution // kernel_size
-    if not 1 <= dilation <= largest:
-        raise UserError(
-            f"dilation {dilation} with kernel size {kernel_size} does not fit {config.resolution} × "
-            f"{config.resolution} tokens: give 1 to {largest}"
-        )
-    levels = {}
-    for i, width in enumerate(config.widths[1:]):
-        resolution = 8 * 2**i
-        local, dilated = split_heads(config.heads(width), 2)
-        fitting = min(dilation, resolution // kernel_size)
-        pair = (HeadPartition(local, kernel_size, 1), HeadPartition(dilated, kernel_size, fitting))
-        levels[resolution] = format_partitions(pair)
-    return levels
+    levels = dilated_levels(config.level_heads, dilation, kernel_size)
+    sides = resolutions(len(levels))
+    return {side: format_partitions(level) for side, level in list(zip(sides, levels, strict=True))[1:]}
 
 
 def run_ablation(preset, dilation, **overrides):

@@ -36,7 +36,7 @@ def _model_figures(generator):
 
 def build_figures():
     """Write every figure that results/ alone can give, and return their paths."""
-    level = get_config("ffhq-256").level_partitions()[3]  # 32 × 32 tokens
+    level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
     paths = [
         save(bubble_chart(), "bubble_chart"),

@@ -33,7 +33,7 @@ def test_flex_permutes_the_tokens_so_that_few_blocks_are_dense():
     """64 × 64 tokens at dilation 8: each of 64 groups of 8 × 8 is one tile and sees itself alone."""
     from stylenat.attention import flex
 
-    mask = flex._plan(64, 64, parse_partitions("1x7@8")[0], torch.device("cpu"))[2]
+    mask = flex._plan(64, 64, parse_partitions("1x7@8")[0], torch.device("cpu")).mask
     assert mask.kv_num_blocks.unique().tolist() == [1] and mask.kv_num_blocks.numel() == 32
 
 

@@ -376,7 +376,7 @@ def test_errors_of_the_layers():
     assert refusal(layer, torch.zeros(1, 16, 8, 64)) == expected.replace("level 8", "level 16")
     text = "dim 66 does not split into 4 heads: take heads that divide dim"
     assert refusal(HydraNeighborhoodAttention, 66, partitions) == refusal(FullAttention, 66, 4) == text
-    assert refusal(FullAttention, 64, 0) == "dim 64 does not split into 0 heads: take heads that divide dim"
+    assert refusal(FullAttention, 64, 0) == "heads 0 of full attention: give an int of at least 1"
     assert refusal(FullAttention(64, 4), torch.zeros(1, 8, 4, 64)) == (
         "full attention got 8 × 4 tokens: give 4 × 4, or use HydraNeighborhoodAttention"
     )

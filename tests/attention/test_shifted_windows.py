@@ -116,7 +116,7 @@ def test_levels_of_both_kinds_train_together():
 
 
 def test_the_name_swin_means_windows_at_every_level():
-    levels = get_config("smoke", partitions="swin").level_partitions()
+    levels = get_config("smoke", partitions="swin").partitions
     assert list(map(format_partitions, levels)) == ["2xswin4", *["2xswin8"] * 3]
 
 

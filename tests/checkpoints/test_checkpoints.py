@@ -20,14 +20,14 @@ import torch
 from helpers import GOLDEN, golden, relative_error
 from PIL import Image
 
-from stylenat.attention.partitions import HeadPartition, format_partitions, parse_partitions
+from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
 from stylenat.checkpoints.load import load_discriminator, load_generator
 from stylenat.checkpoints.published import CONSTANT, from_published, read_pt, to_published
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.cli import main
 from stylenat.errors import UserError
 from stylenat.models.build import build_discriminator, build_generator
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
 from stylenat.sampling.sample import sample_images
 
@@ -211,7 +211,7 @@ def slow_attention(x, layer):
 def test_five_partitions_on_sixteen_heads_against_a_slow_computation(tmp_path):
     part = parse_partitions("3x3@1,3x5@2,3x7@1,3x3@5,4x5@3")
     torch.manual_seed(1)
-    generator = Generator((32, 32, 32), [(HeadPartition(16, 3, 1),), (HeadPartition(16, 3, 2),), part], 8, 1)
+    generator = StyleNAT((32, 32, 32), [(Full(16),), (HeadPartition(16, 3, 2),), part], 8, 1)
     for parameter in generator.parameters():
         parameter.normal_()
     args = argparse.Namespace(dilations=[[1], [2], [1, 2, 1, 5, 3]])

@@ -68,7 +68,7 @@ def test_every_allowed_dilation_makes_a_configuration_that_fits(preset):
     for dilation in (1, 2, 5, config.resolution // 3):
         levels = dilated_partitions(config, dilation)
         made = get_config(preset, partitions="/".join(levels.values()))
-        assert len(made.level_partitions()) == len(config.widths)
+        assert len(made.partitions) == len(config.widths)
         for resolution, text in levels.items():
             check_fits(parse_partitions(text), resolution, resolution)
         assert parse_partitions(levels[config.resolution])[1].dilation == dilation
