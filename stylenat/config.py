@@ -203,7 +203,9 @@ class Config:
             UserError: as of `Config`.
             TypeError: a field is missing or unknown.
         """
-        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
         return cls(**tuples)
 
 

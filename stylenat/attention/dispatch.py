@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -185,17 +186,21 @@ def _fault(
         found = _results(name, inputs, partitions, scale, gradients)
     except Exception as error:  # a missing kernel, compiler or driver
         return _line(error)
-    expected = _results("tiled", _exact(inputs, q.dtype, gradients), partitions, scale, gradients)
-    error = max(_relative_error(x, y) for x, y in zip(found, expected, strict=True))
+    expected = _results("tiled", _exact(inputs, gradients), partitions, scale, gradients)
+    off = max(_relative_error(x, y) for x, y in zip(found, expected, strict=True))
     allowed = _TOLERANCE.get(q.dtype, _TOLERANCE_HALF)
-    return None if error <= allowed else f"relative error {error:.1e}, allowed {allowed:.0e}"
+    return None if off <= allowed else f"relative error {off:.1e}, allowed {allowed:.0e}"
 
 
-def _exact(inputs: list[Tensor | None], dtype: torch.dtype, gradients: bool) -> list[Tensor | None]:
+def _exact(inputs: "_Inputs", gradients: bool) -> "_Inputs":
     """The same inputs in float32; in float64 where they are."""
-    if dtype == torch.float64:
+    if inputs.q.dtype == torch.float64:
         return inputs
-    return [None if x is None else x.detach().float().requires_grad_(gradients) for x in inputs]
+    q, k, v = (x.detach().float().requires_grad_(gradients) for x in (inputs.q, inputs.k, inputs.v))
+    bias = []
+    for table in inputs.bias:
+        bias.append(None if table is None else table.detach().float().requires_grad_(gradients))
+    return _Inputs(q, k, v, bias)
 
 
 def _relative_error(x: Tensor, y: Tensor) -> float:
@@ -208,44 +213,53 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:120]}"
 
 
-def _random_inputs(shape: Sequence[int], q: Tensor, bias: Bias, gradients: bool) -> list[Tensor | None]:
-    """q, k, v and tables, drawn without touching the global random state."""
+class _Inputs(NamedTuple):
+    """What a backend is tried on: q, k, v `(B, H, W, heads, head_dim)` and tables."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Bias
+
+
+def _random_inputs(shape: Sequence[int], q: Tensor, bias: Bias, gradients: bool) -> _Inputs:
+    """q, k, v of a shape, and tables, drawn without touching the global random state."""
     draw = torch.Generator(q.device).manual_seed(0)
 
-    def random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        x = torch.randn(shape, dtype=dtype, device=q.device, generator=draw)
+    def random(size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        x = torch.randn(size, dtype=dtype, device=q.device, generator=draw)
         return x.requires_grad_(gradients)
 
     tables = [None if table is None else random(table.shape, table.dtype) for table in bias]
-    return [*(random(shape, q.dtype) for _ in range(3)), *tables]
+    return _Inputs(random(shape, q.dtype), random(shape, q.dtype), random(shape, q.dtype), tables)
 
 
 def _results(
     name: str,
-    inputs: list[Tensor | None],
+    inputs: _Inputs,
     partitions: tuple[HeadPartition, ...],
     scale: float,
     gradients: bool,
 ) -> list[Tensor]:
     """The output, and the gradients where they are needed."""
-    q, k, v, *bias = inputs
+    q, k, v, bias = inputs
     with torch.set_grad_enabled(gradients):
         out = BACKENDS[name].attend(q, k, v, partitions, bias, scale)
         if not gradients:
             return [out]
-        wanted = [x for x in inputs if x is not None]
+        wanted = [q, k, v, *(table for table in bias if table is not None)]
         return [out, *torch.autograd.grad(out, wanted, torch.ones_like(out) + out.detach())]
 
 
 def _time(
     name: str,
-    inputs: list[Tensor | None],
+    inputs: _Inputs,
     partitions: tuple[HeadPartition, ...],
     scale: float,
     gradients: bool,
 ) -> float:
     """Median milliseconds of a call."""
-    device = inputs[0].device
+    device = inputs.q.device
     times = []
     for _ in range(_WARMUP + _ROUNDS):
         start = time.perf_counter()

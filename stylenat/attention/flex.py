@@ -7,7 +7,7 @@ pass, and without compilation it takes memory quadratic in the number of tokens.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,10 +36,10 @@ def attend(
     """Attention of all partitions; see `neighborhood_attention`."""
     heads = [part.heads for part in partitions]
     outputs = []
-    for *qkv, part, table in zip(
+    for own_q, own_k, own_v, part, table in zip(
         q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True
     ):
-        outputs.append(_attend(*qkv, part, table, scale))
+        outputs.append(_attend(own_q, own_k, own_v, part, table, scale))
     return torch.cat(outputs, 3)
 
 
@@ -49,16 +49,20 @@ def _attend(
     """One partition's heads: q, k, v `(B, H, W, heads, c)`, table `(heads, 2k-1, 2k-1)` or None."""
     _, height, width, _, _ = q.shape
     plan = _plan(height, width, part, q.device)
+    score_mod = None if table is None else _add_bias(table, plan)
+    kernel: Any = flex_attention if q.device.type == "cpu" else _compiled()
+    ordered = [x.flatten(1, 2)[:, plan.order].transpose(1, 2) for x in (q, k, v)]  # (B, heads, H · W, c) each
+    out = kernel(*ordered, score_mod=score_mod, block_mask=plan.mask, scale=scale)  # (B, heads, H · W, c)
+    return out.transpose(1, 2)[:, plan.back].unflatten(1, (height, width))
 
-    def biased(score, batch, head, query, key):
+
+def _add_bias(table: Tensor, plan: "_Plan") -> Callable:
+    """FlexAttention's `score_mod` for a table `(heads, 2k-1, 2k-1)`."""
+
+    def add(score, batch, head, query, key):
         return score + table[head, plan.offset(0, query, key), plan.offset(1, query, key)]
 
-    kernel = flex_attention if q.device.type == "cpu" else _compiled()
-    ordered = [x.flatten(1, 2)[:, plan.order].transpose(1, 2) for x in (q, k, v)]  # (B, heads, H · W, c) each
-    out = kernel(
-        *ordered, score_mod=None if table is None else biased, block_mask=plan.mask, scale=scale
-    )  # (B, heads, H · W, c)
-    return out.transpose(1, 2)[:, plan.back].unflatten(1, (height, width))
+    return add
 
 
 class _Plan(NamedTuple):

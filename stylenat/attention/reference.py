@@ -46,10 +46,10 @@ def attend(
     """Attention of all partitions; see `neighborhood_attention`."""
     heads = [part.heads for part in partitions]
     outputs = []
-    for *qkv, part, table in zip(
+    for own_q, own_k, own_v, part, table in zip(
         (q * scale).split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True
     ):
-        outputs.append(_attend(*qkv, part, table))
+        outputs.append(_attend(own_q, own_k, own_v, part, table))
     return torch.cat(outputs, 3)
 
 

@@ -82,8 +82,9 @@ class ShiftedWindowAttention(Attention):
             bias = self._bias(half)  # (heads/2, size², size²)
             if shift:
                 bias = bias + shift_mask(height, width, size, q.device)[:, None]  # (windows, heads/2, …)
-            windows = [cut_windows(x.roll((-shift, -shift), (1, 2)), size) for x in qkv]
-            out = join_windows(_attend(*windows, bias), size, height)  # (B, H, W, heads/2, head_dim)
+            cut_q, cut_k, cut_v = (cut_windows(x.roll((-shift, -shift), (1, 2)), size) for x in qkv)
+            windows = _attend(cut_q, cut_k, cut_v, bias)  # (B, windows, heads/2, size², head_dim)
+            out = join_windows(windows, size, height)  # (B, H, W, heads/2, head_dim)
             outputs.append(out.roll((shift, shift), (1, 2)))
         return torch.cat(outputs, dim=3)
 

@@ -269,14 +269,14 @@ class _Pattern(NamedTuple):
 
     Attributes:
         seen: which keys a query sees: bool `(Q, K)`.
-        index: entry in the flat table of every query and key: `(Q · K,)`.
+        entry: index into the flat table, of every query and key: `(Q · K,)`.
         down: bool `(2k-1, rows of a tile · rows of its keys)`: where rows are at each offset.
         across: the columns, likewise.
         shape: rows and columns of a tile, rows and columns of its keys.
     """
 
     seen: Tensor
-    index: Tensor
+    entry: Tensor
     down: Tensor
     across: Tensor
     shape: tuple[int, ...]
@@ -297,13 +297,13 @@ def _pattern(rows: TileRun, columns: TileRun, size: int, device: torch.device) -
     seen = seen_down[:, None, :, None] & seen_across[None, :, None, :]  # (tile, tile, span, span)
     down = (offset_down + size - 1).clamp(0, 2 * size - 2)  # (tile, span)
     across = (offset_across + size - 1).clamp(0, 2 * size - 2)  # (tile, span)
-    index = down[:, None, :, None] * (2 * size - 1) + across[None, :, None, :]  # (tile, tile, span, span)
-    entry = torch.arange(2 * size - 1, device=device)[:, None]  # (2k-1, 1)
+    entry = down[:, None, :, None] * (2 * size - 1) + across[None, :, None, :]  # (tile, tile, span, span)
+    offset = torch.arange(2 * size - 1, device=device)[:, None]  # (2k-1, 1)
     return _Pattern(
         seen=seen.flatten(2).flatten(0, 1),
-        index=index.flatten(),
-        down=entry == down.flatten(),
-        across=entry == across.flatten(),
+        entry=entry.flatten(),
+        down=offset == down.flatten(),
+        across=offset == across.flatten(),
         shape=tuple(seen.shape),
     )
 
@@ -314,7 +314,7 @@ def _mask(table: Tensor, pattern: _Pattern) -> Tensor:
     It is float32 at least, for its gradient is a sum over all tiles.
     """
     exact = table.to(torch.promote_types(table.dtype, torch.float32)).flatten(1)  # (h, (2k-1)²)
-    entries = exact.index_select(1, pattern.index).view(-1, *pattern.seen.shape)  # (h, Q, K)
+    entries = exact.index_select(1, pattern.entry).view(-1, *pattern.seen.shape)  # (h, Q, K)
     return torch.where(pattern.seen, entries, float("-inf"))
 
 

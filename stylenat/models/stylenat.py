@@ -1,6 +1,7 @@
 """StyleNAT's generator: style-modulated transformer blocks from 4 × 4 up to the image (paper, section 3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -206,7 +207,7 @@ class StyleNAT(Generator):
         plus = w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w
         styles = plus.unbind(1)  # num_styles of (B, latent_dim)
         x = self.input(len(w))  # (B, 4, 4, C)
-        image = None
+        image: Tensor | None = None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
             own = styles[BLOCKS * i : BLOCKS * (i + 1)]
             if self.resolutions[i] in self.checkpoint_levels and torch.is_grad_enabled():
@@ -214,6 +215,7 @@ class StyleNAT(Generator):
             else:
                 x = level(x, own)  # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
             image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
+        assert image is not None  # there is a level
         return image
 
     def stages(self) -> list[Stage]:
@@ -225,7 +227,7 @@ class StyleNAT(Generator):
 
     def attention(self, resolution: int, block: int) -> Attention:
         """The attention layer of a level's block 0 or 1."""
-        level = self.layers[self.level_index(resolution)]
+        level: Any = self.layers[self.level_index(resolution)]
         if block not in range(BLOCKS):
             raise UserError(f"block {block!r} of level {resolution} is not there: take 0 or {BLOCKS - 1}")
         return level.blocks[block].attn
@@ -259,4 +261,5 @@ def _initialize(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         nn.init.xavier_normal_(module.weight, gain=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
