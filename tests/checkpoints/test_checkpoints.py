@@ -21,6 +21,7 @@ from helpers import GOLDEN, golden, relative_error
 from PIL import Image
 
 from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
+from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import load_discriminator, load_generator
 from stylenat.checkpoints.published import CONSTANT, from_published, read_pt, to_published
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
@@ -506,6 +507,19 @@ def test_a_compact_model_is_half_as_large_and_nearly_the_same(capsys, tmp_path, 
     loaded = load_generator(tmp_path / "small")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert relative_error(loaded(torch.ones(1, 8)), generator(torch.ones(1, 8))) < 2e-3
+
+
+def test_models_with_the_former_text_of_full_attention_load(tmp_path, tiny_pt):
+    """Written before full attention had a name: as a kernel of 3, which nothing used."""
+    path, generator = tiny_pt
+    heads = generator.partitions[0][0].heads
+    convert(path, tmp_path / "model")
+    card = tmp_path / "model" / "model.json"
+    facts = json.loads(card.read_text())
+    assert facts["partitions"][0] == f"{heads}xfull"
+    facts["partitions"][0] = f"{heads}x3@1"
+    card.write_text(json.dumps(facts))
+    assert load_generator(tmp_path / "model").partitions == generator.partitions
 
 
 def test_bare_tensors_and_damaged_models(tmp_path, tiny_pt):
