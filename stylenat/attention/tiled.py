@@ -403,14 +403,18 @@ def _add_keys(x: Tensor, piece: Piece, values: Tensor) -> None:
     """Add the keys' `(N, h, K, c)` to those in `x` `(B, H, W, h, c)`."""
     target = _tiles(x, piece, keys=True)
     shaped = values.reshape(target.shape)
-    # A tile's keys overlap those of its neighbors: of so many, one at a time.
+    for place in _disjoint_places(piece):
+        target[place] += shaped[place]
+
+
+def _disjoint_places(piece: Piece) -> Iterator[tuple[slice, ...]]:
+    """Indices of `_tiles`' axes that take all tiles in turn, at once only some that share no key."""
     row_steps = _overlapping(piece.rows)
     column_steps = _overlapping(piece.columns)
     for i in range(row_steps):
         for j in range(column_steps):
             # Axes 3 and 4 count the tiles of a row and of a column.
-            place = (*3 * (slice(None),), slice(i, None, row_steps), slice(j, None, column_steps))
-            target[place] += shaped[place]
+            yield (*3 * (slice(None),), slice(i, None, row_steps), slice(j, None, column_steps))
 
 
 def _overlapping(run: TileRun) -> int:
