@@ -2,83 +2,140 @@
 
 import ast
 import dataclasses
+import functools
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
 
 from stylenat.attention.partitions import (
-    HeadPartition,
-    ShiftedWindows,
-    parse_partitions,
-    published_partitions,
+    Levels,
+    check_fits,
+    count_heads,
+    format_levels,
+    head_counts,
+    parse_levels,
+    resolutions,
 )
 from stylenat.errors import UserError
 
 
-def _positive(value):
-    return value > 0
-
-
-def _widths(value):
-    return all(type(width) is int and width > 0 for width in value)
-
-
-_ALLOWED = dict.fromkeys(
-    ("nimg", "batch_size", "head_dim", "min_heads", "latent_dim", "mapping_depth", "r1_interval",
-     "ema_half_life", "accumulate", "snapshot", "generator_lr", "discriminator_lr", "clip_norm"),
-    (_positive, "above 0"),
-) | dict.fromkeys(("widths", "discriminator_widths"), (_widths, "whole numbers above 0")) | {
-    "seed": (lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1"),
-    "adam_beta2": (lambda value: 0 <= value < 1, "from 0 to below 1"),
-    "decay_start": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "r1_gamma": (lambda value: value >= 0, "0 or more"),
-    "bcr_weight": (lambda value: value >= 0, "0 or more"),
-}  # fmt: skip
-
-# Left out of a run's identity: so runs recorded before these existed keep their names.
-_HOW = {"checkpoint_levels": (), "accumulate": 1, "compile": False}
-
-
 @dataclass(frozen=True)
+class Allowed:
+    """The values that a field may take; stands beside its type.
+
+    Attributes:
+        holds: whether a value is one of them.
+        words: how an error puts it, after "must be".
+    """
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+ABOVE_0 = Allowed(lambda value: value > 0, "above 0")
+NOT_BELOW_0 = Allowed(lambda value: value >= 0, "0 or more")
+SHARE = Allowed(lambda value: 0 <= value <= 1, "from 0 to 1")
+BETA = Allowed(lambda value: 0 <= value < 1, "from 0 to below 1")
+SEED = Allowed(lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1")
+WIDTHS = Allowed(
+    lambda value: all(type(width) is int and width > 0 for width in value), "whole numbers above 0"
+)
+
+# Left out of a run's identity where they have their defaults: runs recorded before these existed keep their
+# names.
+_OMITTED_DEFAULTS = ("checkpoint_levels", "accumulate", "compile", "variant")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a run's outcome. Defaults are the published FFHQ-256 schedule.
 
     Lengths of time are counted in images shown (nimg), so that they hold whatever the batch size is.
+
+    Attributes:
+        preset: name of the preset it came from.
+        data: dataset: a folder, a zip, or the name of a bundled one.
+        resolution: pixels a side of an image, R.
+        widths: the generator's channels at 4, 8, …, R.
+        discriminator_widths: channels at 4, 8, …, R/2.
+        nimg: images shown in all.
+        batch_size: images a step.
+        head_dim: channels of an attention head, where `min_heads` asks for no smaller ones.
+        min_heads: the least heads of a level.
+        latent_dim: size of z and of w.
+        mapping_depth: layers of the mapping network.
+        partitions: attention of the levels 4, 8, …, R, a tuple of partitions each. May be given as text, see
+            `parse_levels`, which is how it is stored; it holds tuples from then on.
+        generator_lr: learning rate of the generator.
+        discriminator_lr: learning rate of the discriminator.
+        adam_beta2: Adam's second decay.
+        decay_start: share of nimg after which learning rates fall linearly to 0.
+        r1_gamma: weight of the gradient penalty.
+        r1_interval: steps from one gradient penalty to the next.
+        bcr_weight: weight of balanced consistency regularization.
+        diffaugment: the discriminator sees augmented images only.
+        clip_norm: largest norm of the discriminator's gradient.
+        ema_half_life: of the averaged generator, in images.
+        snapshot: images between checkpoints.
+        seed: of everything random.
+        variant: the arm of an ablation that the run belongs to, as its tables name it; empty: none.
+        checkpoint_levels: generator's resolutions with activation checkpointing. This and the next two are
+            how it is computed, which changes no more than rounding, but for minibatch deviation in smaller
+            batches.
+        accumulate: micro-batches a step.
+        compile: both networks through `torch.compile`.
+        cost: of the preset, in words; no part of the identity.
+
+    Raises:
+        UserError: a value out of its range, or values that do not fit each other.
     """
 
     preset: str
     data: str
     resolution: int
-    widths: tuple[int, ...]  # generator's channels at 4, 8, …, R
-    discriminator_widths: tuple[int, ...]  # channels at 4, 8, …, R/2
-    nimg: int
-    batch_size: int = 64
-    head_dim: int = 32
-    min_heads: int = 4
-    latent_dim: int = 512
-    mapping_depth: int = 8
-    partitions: str = ""  # levels from 8 on, '/' between; empty: the published rule; "swin": StyleSwin's
-    generator_lr: float = 5e-5
-    discriminator_lr: float = 2e-4
-    adam_beta2: float = 0.99
-    decay_start: float = 0.775  # share of nimg after which learning rates fall linearly to 0
-    r1_gamma: float = 10.0
-    r1_interval: int = 16  # steps
-    bcr_weight: float = 10.0
-    diffaugment: bool = False  # the discriminator sees augmented images only
-    clip_norm: float = 5.0  # of the discriminator's gradient
-    ema_half_life: int = 20_000  # images
-    snapshot: int = 1_000_000  # images between checkpoints
-    seed: int = 0
-    # How it is computed, which changes no more than rounding, but for minibatch deviation in smaller batches.
-    checkpoint_levels: tuple[int, ...] = ()  # generator's resolutions with activation checkpointing
-    accumulate: int = 1  # micro-batches a step
-    compile: bool = False  # both networks through torch.compile
+    widths: Annotated[tuple[int, ...], WIDTHS]
+    discriminator_widths: Annotated[tuple[int, ...], WIDTHS]
+    nimg: Annotated[int, ABOVE_0]
+    batch_size: Annotated[int, ABOVE_0] = 64
+    head_dim: Annotated[int, ABOVE_0] = 32
+    min_heads: Annotated[int, ABOVE_0] = 4
+    latent_dim: Annotated[int, ABOVE_0] = 512
+    mapping_depth: Annotated[int, ABOVE_0] = 8
+    partitions: Levels
+    generator_lr: Annotated[float, ABOVE_0] = 5e-5
+    discriminator_lr: Annotated[float, ABOVE_0] = 2e-4
+    adam_beta2: Annotated[float, BETA] = 0.99
+    decay_start: Annotated[float, SHARE] = 0.775
+    r1_gamma: Annotated[float, NOT_BELOW_0] = 10.0
+    r1_interval: Annotated[int, ABOVE_0] = 16
+    bcr_weight: Annotated[float, NOT_BELOW_0] = 10.0
+    diffaugment: bool = False
+    clip_norm: Annotated[float, ABOVE_0] = 5.0
+    ema_half_life: Annotated[int, ABOVE_0] = 20_000
+    snapshot: Annotated[int, ABOVE_0] = 1_000_000
+    seed: Annotated[int, SEED] = 0
+    variant: str = ""
+    checkpoint_levels: tuple[int, ...] = ()
+    accumulate: Annotated[int, ABOVE_0] = 1
+    compile: bool = False
     cost: str = dataclasses.field(default="", compare=False)
 
-    def __post_init__(self):
-        for name, (allowed, told) in _ALLOWED.items():
-            if not allowed(getattr(self, name)):
-                raise UserError(f"{name}={getattr(self, name)!r} must be {told}")
+    def __post_init__(self) -> None:
+        self._check_ranges()
+        self._check_batches()
+        self._check_levels()
+        if isinstance(self.partitions, str):
+            object.__setattr__(self, "partitions", parse_levels(self.partitions, self.level_heads))
+        self._check_partitions()
+
+    def _check_ranges(self) -> None:
+        for name, allowed in _ranges().items():
+            value = getattr(self, name)
+            if not allowed.holds(value):
+                raise UserError(f"{name}={value!r} must be {allowed.words}")
+
+    def _check_batches(self) -> None:
         if self.batch_size > 4 and self.batch_size % 4:
             raise UserError(
                 f"batch_size={self.batch_size} must be below 5 or a multiple of 4 (minibatch deviation)"
@@ -89,57 +146,88 @@ class Config:
                 f"accumulate={self.accumulate} does not split batch_size={self.batch_size} in equal "
                 "micro-batches below 5 or of a multiple of 4 images"
             )
-        levels = len(self.widths)
-        if self.resolution != 4 * 2 ** (levels - 1):
-            raise UserError(
-                f"{levels} widths make {4 * 2 ** (levels - 1)} pixels, not resolution={self.resolution}"
-            )
-        if odd := set(self.checkpoint_levels) - {4 * 2**i for i in range(levels)}:
+
+    def _check_levels(self) -> None:
+        sides = resolutions(len(self.widths))
+        finest = sides[-1] if sides else 0
+        if self.resolution != finest:
+            raise UserError(f"{len(sides)} widths make {finest} pixels, not resolution={self.resolution}")
+        if odd := set(self.checkpoint_levels) - set(sides):
             raise UserError(f"checkpoint_levels={min(odd)} is no level: take of 4, 8, …, {self.resolution}")
-        if len(self.discriminator_widths) != levels - 1:
+        if len(self.discriminator_widths) != len(sides) - 1:
             raise UserError(
-                f"discriminator_widths has {len(self.discriminator_widths)} entries, expected {levels - 1}: "
-                f"one for each of 4 … {self.resolution // 2}"
+                f"discriminator_widths has {len(self.discriminator_widths)} entries, expected "
+                f"{len(sides) - 1}: one for each of 4 … {self.resolution // 2}"
             )
-        self.level_partitions()
 
-    def heads(self, width):
-        """Heads of a level of that many channels (published: max(C / 32, 4))."""
-        return max(width // self.head_dim, self.min_heads)
-
-    def level_partitions(self):
-        """The head partitions of every level from 4 × 4 on, as the generator takes them."""
-        heads = [self.heads(width) for width in self.widths]
-        if self.partitions == "swin":
-            return tuple((ShiftedWindows(h, min(8, 4 * 2**i)),) for i, h in enumerate(heads))
-        coarsest = (HeadPartition(heads[0], 3, 1),)  # full attention: only the heads count
-        if not self.partitions:
-            return (coarsest, *(published_partitions(h, 8 * 2**i) for i, h in enumerate(heads[1:])))
-        given = [parse_partitions(text) for text in self.partitions.split("/")]
-        if len(given) != len(heads) - 1:
+    def _check_partitions(self) -> None:
+        expected = self.level_heads
+        if len(self.partitions) != len(expected):
             raise UserError(
-                f"partitions={self.partitions!r} describes {len(given)} levels, expected {len(heads) - 1}: "
-                f"one for each of 8 … {self.resolution}, with '/' between them"
+                f"partitions describe {len(self.partitions)} levels, expected {len(expected)}: "
+                f"one for each of 4 … {self.resolution}"
             )
-        for i, (partition, expected) in enumerate(zip(given, heads[1:], strict=True)):
-            if (total := sum(part.heads for part in partition)) != expected:
+        sides = resolutions(len(expected))
+        for side, width, level, heads in zip(sides, self.widths, self.partitions, expected, strict=True):
+            if (total := count_heads(level)) != heads:
                 raise UserError(
-                    f"partitions at level {8 * 2**i} hold {total} heads, expected {expected} "
-                    f"(max({self.widths[i + 1]} // head_dim {self.head_dim}, min_heads {self.min_heads}))"
+                    f"partitions at level {side} hold {total} heads, expected {heads} "
+                    f"(max({width} // head_dim {self.head_dim}, min_heads {self.min_heads}))"
                 )
-        return (coarsest, *given)
+        for side, level in zip(sides, self.partitions, strict=True):
+            check_fits(level, side, side, side)
 
-    def to_dict(self):
-        """Plain types only, `cost` and defaults of `_HOW` left out: what is hashed, stored and compared."""
-        fields = dataclasses.asdict(self)
-        hidden = [name for name, default in _HOW.items() if fields[name] == default]
-        for name in ("cost", *hidden):
-            del fields[name]
-        return json.loads(json.dumps(fields))
+    @property
+    def level_heads(self) -> tuple[int, ...]:
+        """Heads of the levels 4, 8, …, R; see `head_counts`."""
+        return head_counts(self.widths, self.head_dim, self.min_heads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only: what is hashed, stored and compared; see `from_dict`.
+
+        Partitions are text. `cost` is left out, and so are the defaults of fields that came later.
+        """
+        plain: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "cost" or (field.name in _OMITTED_DEFAULTS and value == field.default):
+                continue
+            plain[field.name] = format_levels(value) if field.name == "partitions" else value
+        return json.loads(json.dumps(plain))
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Config":
+        """The configuration of what `to_dict` gave.
+
+        Raises:
+            UserError: as of `Config`.
+            TypeError: a field is missing or unknown.
+        """
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**tuples)
 
 
-def parse_overrides(settings):
+@functools.cache
+def _ranges() -> dict[str, Allowed]:
+    """The allowed values of every field that states them."""
+    found = {}
+    for name, hint in get_type_hints(Config, include_extras=True).items():
+        for entry in getattr(hint, "__metadata__", ()):
+            if isinstance(entry, Allowed):
+                found[name] = entry
+    return found
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     """`["nimg=1000", "partitions=4x7@1/…"]` → `{"nimg": 1000, …}`, as `--set` takes them.
+
+    Args:
+        settings: `name=value` each; a value that is no Python literal is text.
+
+    Returns:
+        Values by field, types not yet checked.
 
     Raises:
         UserError: an entry without '='.
@@ -156,12 +244,22 @@ def parse_overrides(settings):
     return overrides
 
 
-def _typed(name, value, current):
+def convert_value(name: str, value: Any, current: Any) -> Any:
+    """A field's new value in the type of its current one: an int becomes a float, a list a tuple.
+
+    Args:
+        name: of the field.
+        value: the new one.
+        current: the one that it replaces.
+
+    Raises:
+        UserError: a value of another type.
+    """
     kind = type(current)
     if kind is float and type(value) is int:
-        value = float(value)
+        return float(value)
     if kind is tuple and isinstance(value, list):
-        value = tuple(value)
+        return tuple(value)
     if type(value) is not kind:
         raise UserError(
             f"{name}={value!r} is {type(value).__name__}, expected {kind.__name__}, such as {current!r}"

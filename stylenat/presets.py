@@ -3,43 +3,66 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from stylenat.attention.partitions import (
-    HeadPartition,
-    format_partitions,
-    split_heads,
+    Levels,
+    format_levels,
+    head_counts,
+    published_levels,
+    pyramid_levels,
+    resolutions,
+    styleswin_levels,
 )
-from stylenat.config import Config, _typed
+from stylenat.config import Config, convert_value
 from stylenat.errors import unknown
 
 
-def _levels(heads, dilations, kernel_size):
-    """Partition text: at each level the heads shared among the level's dilations."""
-    shares = (zip(split_heads(h, len(d)), d, strict=True) for h, d in zip(heads, dilations, strict=True))
-    return "/".join(format_partitions(HeadPartition(n, kernel_size, d) for n, d in level) for level in shares)
+def _published_widths(resolution: int, multiplier: int) -> tuple[int, ...]:
+    """Channels at 4, 8, …, R: up to 32 pixels 512, at 64 `multiplier` · 256, and half as many each time."""
+    count = resolution.bit_length() - 2
+    return tuple(min(512, 16384 * multiplier // side) for side in resolutions(count))
 
 
-def _published(preset, resolution, cost, nimg=64_000_000, data=None, multiplier=2, **settings):
-    """The published channels: up to 32 pixels 512, at 64 `multiplier` · 256, and half as many each time."""
-
-    def channels(multiplier):
-        return tuple(min(512, 16384 * multiplier // (4 * 2**i)) for i in range(resolution.bit_length() - 2))
-
-    widths = channels(2)
+def _published(
+    preset: str,
+    resolution: int,
+    cost: str,
+    *,
+    nimg: int = 64_000_000,
+    data: str | None = None,
+    multiplier: int = 2,
+    min_heads: int = 4,
+    rule: Callable[[Sequence[int]], Levels] = published_levels,
+    **settings: Any,
+) -> Config:
+    """A configuration with the published channels, from a rule for its partitions."""
+    widths = _published_widths(resolution, multiplier)
+    critic = _published_widths(resolution, 2)
     return Config(
         preset=preset,
         data=f"datasets/{data or preset}",
         resolution=resolution,
-        widths=channels(multiplier),
+        widths=widths,
         # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
-        discriminator_widths=(*widths[:-2], widths[-1]),
+        discriminator_widths=(*critic[:-2], critic[-1]),
         nimg=nimg,
+        min_heads=min_heads,
+        partitions=rule(head_counts(widths, 32, min_heads)),
         cost=cost,
         **settings,
     )
 
 
-def _noto(preset, widths, discriminator_widths, nimg, snapshot, cost):
+def _noto(
+    preset: str,
+    widths: tuple[int, ...],
+    discriminator_widths: tuple[int, ...],
+    nimg: int,
+    snapshot: int,
+    cost: str,
+) -> Config:
     """Small networks for a CPU: kernel 3, one half of the heads local, the other at dilation R/4.
 
     Measured on noto-faces: batches of 16 reach in 16,000 images a better score than batches of 32 in 36,000,
@@ -49,14 +72,15 @@ def _noto(preset, widths, discriminator_widths, nimg, snapshot, cost):
     instead of bCR, which costs two more passes; R1 weak, as spectral norm and augmentation tame the
     discriminator already; an average over the last few thousand images.
     """
-    dilations = [(1, 2 * 2**i) for i in range(len(widths) - 1)]
+    sides = resolutions(len(widths))
+    dilations = [(1, side // 4) for side in sides[1:]]
     return Config(
         preset=preset,
         data="noto-faces",
-        resolution=4 * 2 ** (len(widths) - 1),
+        resolution=sides[-1],
         widths=widths,
         discriminator_widths=discriminator_widths,
-        partitions=_levels([max(width // 16, 2) for width in widths[1:]], dilations, kernel_size=3),
+        partitions=pyramid_levels(head_counts(widths, 16, 2), dilations, kernel_size=3),
         nimg=nimg,
         snapshot=snapshot,
         batch_size=16,
@@ -75,10 +99,14 @@ def _noto(preset, widths, discriminator_widths, nimg, snapshot, cost):
     )
 
 
-# The authors' configuration is lost; this is a reader's proposal (SHI-Labs/StyleNAT, issue 18).
-_CHURCH = _levels(
-    (16, 16, 16, 16, 8, 8), [[2**i for i in range(n)] for n in (1, 2, 3, 4, 5, 6)], kernel_size=7
-)
+def _church_levels(heads: Sequence[int]) -> Levels:
+    """A pyramid of dilations 1, 2, 4, …, one more at every level.
+
+    The authors' configuration is lost; this is a reader's proposal (SHI-Labs/StyleNAT, issue 18).
+    """
+    dilations = [[2**i for i in range(count)] for count in range(1, len(heads))]
+    return pyramid_levels(heads, dilations, kernel_size=7)
+
 
 # fmt: off
 PRESETS = {config.preset: config for config in (
@@ -88,33 +116,44 @@ PRESETS = {config.preset: config for config in (
     _noto("noto-64",      (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h, 2 cores, 2 GB"),
     _published("ffhq-256",   256,  "2 weeks on 8 A100, as published"),
     _published("ffhq-1024",  1024, "not published; weeks on 8 A100, and our guess of a schedule"),
-    _published("church-256", 256,  "lost by the authors; a proposal", min_heads=8, partitions=_CHURCH),
+    _published("church-256", 256,  "lost by the authors; a proposal", min_heads=8, rule=_church_levels),
     _published("styleswin-256",  256,  "StyleSwin's generator; as long as published", data="ffhq-256",
-               nimg=32_000_000, batch_size=32, partitions="swin"),
+               nimg=32_000_000, batch_size=32, rule=styleswin_levels),
     _published("styleswin-1024", 1024, "StyleSwin's generator; our guess of a schedule", data="ffhq-1024",
-               nimg=32_000_000, batch_size=32, multiplier=1, partitions="swin"),
+               nimg=32_000_000, batch_size=32, multiplier=1, rule=styleswin_levels),
 )}
 # fmt: on
 
 
-def get_config(preset, **overrides):
+def get_config(preset: str, **overrides: Any) -> Config:
     """The configuration of a preset with fields replaced.
 
+    Args:
+        preset: name of one of `PRESETS`.
+        overrides: fields and their values; `partitions` as text (see `parse_levels`) or as tuples. Where the
+            preset's partitions follow a named rule, they follow it for other widths, too.
+
     Raises:
-        UserError: an unknown preset or field, a value of the wrong type, a partition that does not fit.
+        UserError: an unknown preset or field, a value of the wrong type or out of its range, a partition that
+            does not fit.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, list(PRESETS))
     config = PRESETS[preset]
     names = [field.name for field in dataclasses.fields(Config) if field.name not in ("preset", "cost")]
+    changes: dict[str, Any] = {"partitions": format_levels(config.partitions)}
     for name, value in overrides.items():
         if name not in names:
             raise unknown("override", name, names)
-        overrides[name] = _typed(name, value, getattr(config, name))
-    return dataclasses.replace(config, **overrides)
+        if name == "partitions" and isinstance(value, tuple):
+            changes[name] = value
+        else:
+            current = changes[name] if name == "partitions" else getattr(config, name)
+            changes[name] = convert_value(name, value, current)
+    return dataclasses.replace(config, **changes)
 
 
-def run_id(config):
+def run_id(config: Config) -> str:
     """The preset's name, and the configuration's hash where anything was overridden."""
     preset = PRESETS.get(config.preset)
     if preset is not None and preset.to_dict() == config.to_dict():

@@ -16,7 +16,7 @@ from torch import nn
 from stylenat.attention.partitions import ShiftedWindows
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.errors import UserError
-from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue
+from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue, values_to_dict
 from stylenat.images import normalize
 from stylenat.reporting.records import DatasetInfo, ParameterCounts, RunRecord
 
@@ -68,6 +68,7 @@ class Painter(nn.Module):
     """What is asked of a generator: the latent is the style, spread over the image."""
 
     latent_dim, resolution, mean_style = 48, 32, None
+    device = property(lambda self: self.spread.device)
 
     def __init__(self):
         super().__init__()
@@ -79,6 +80,11 @@ class Painter(nn.Module):
     def synthesis(self, z):
         images = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
         return normalize(images.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
+
+
+def by_id(score: Score) -> dict[str, dict[str, float]]:
+    """A score's values as records name them: `{"fd_lite0_128_train": {"value": …}}`."""
+    return values_to_dict(score.values)
 
 
 def make_score(value: float) -> Score:

@@ -19,7 +19,6 @@ from stylenat.cli import main
 from stylenat.data.dataset import open_dataset
 from stylenat.models.build import build_generator
 from stylenat.presets import PRESETS, get_config
-from stylenat.reporting.tables import BEGIN, END
 from stylenat.training.trainer import Trainer
 
 TINY = {
@@ -30,6 +29,7 @@ KEYS = {
     "run_id", "preset", "config", "seed", "nimg", "minutes", "seconds", "peak_memory_bytes", "device",
     "threads", "platform", "commit", "dirty", "versions", "dataset", "score", "parameters", "history",
 }  # fmt: skip
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -243,9 +243,9 @@ def test_evaluate_tables_figures(capsys, run, room):
     assert "FD-lite0@128, train " in printed and "NOT FID" in printed
     assert "of samples are nearer to a training image than all but 5 % of held-out images" in printed
     results = room / "results" / "runs" / run.name
-    assert {path.name for path in results.iterdir()} == {"result.json", "metrics.csv", "samples.png"}
+    assert {path.name for path in results.iterdir()} == {"result.json", "log.csv", "samples.png"}
     check_record(json.loads((results / "result.json").read_text()), run)
-    assert (results / "metrics.csv").read_text().startswith("nimg,seconds,peak_memory_bytes,")
+    assert (results / "log.csv").read_text().startswith("nimg,seconds,peak_memory_bytes,")
     with Image.open(results / "samples.png") as image:
         assert image.size == (8 * 32, 8 * 32)
 
@@ -272,7 +272,7 @@ def check_record(record, run):
         f"{kind}_lite0_128_{split}" for kind in ("fd", "kid") for split in ("train", "heldout")
     }
     for key, entry in values.items():
-        assert set(entry) == {"value", "error", "low", "high", "floor", "ceiling"} and all(
+        assert set(entry) == {"value", "error", "low", "high", "real_vs_real", "noise"} and all(
             map(np.isfinite, entry.values())
         )
         assert entry == record["history"][-1][key]
@@ -328,8 +328,8 @@ def another_network(path):
         ("generators/000000016.safetensors", junk, "000000016.safetensors can't be read"),
         ("generators/000000016.safetensors", another_network, "000000016.safetensors is of another network"),
         ("generators", shutil.rmtree, "has no snapshot yet"),
-        ("metrics.jsonl", junk, "metrics.jsonl is damaged"),
-        ("metrics.jsonl", Path.unlink, "metrics.jsonl has no line of nimg=8"),
+        ("log.jsonl", junk, "log.jsonl is damaged"),
+        ("log.jsonl", Path.unlink, "log.jsonl has no line of nimg=8"),
         ("state/000000016/info.json", junk, "info.json is damaged"),
         ("state/000000016/info.json", Path.unlink, "info.json: No such file or directory"),
         ("state", shutil.rmtree, "has no snapshot yet"),
@@ -346,7 +346,7 @@ def test_evaluate_a_damaged_run(capsys, run, room, tmp_path, file, harm, message
     ("file", "harm", "message"),
     [
         ("config.json", junk, "holds a run of another configuration"),
-        ("metrics.jsonl", junk, "metrics.jsonl is damaged"),
+        ("log.jsonl", junk, "log.jsonl is damaged"),
         ("state/000000016/ema.safetensors", junk, "ema.safetensors can't be read"),
         ("state/000000016/ema.safetensors", Path.unlink, "000000016 holds other tensors: delete it"),
         ("state/000000016/ema.safetensors", another_network, "000000016 holds other tensors: delete it"),

@@ -1,8 +1,12 @@
 """Configurations: what names them, and what is refused."""
 
+import dataclasses
+import json
+
 import pytest
 
-from stylenat.config import parse_overrides
+from stylenat.attention.partitions import Full, HeadPartition, ShiftedWindows, parse_levels
+from stylenat.config import Config, parse_overrides
 from stylenat.errors import UserError
 from stylenat.presets import PRESETS, get_config, run_id
 
@@ -11,11 +15,11 @@ from stylenat.presets import PRESETS, get_config, run_id
 def test_every_preset_states_its_cost_and_keeps_its_name(preset):
     config = get_config(preset)
     assert config.cost and run_id(config) == preset
-    assert len(config.level_partitions()) == len(config.widths)
+    assert len(config.partitions) == len(config.widths)
 
 
 def test_published_partitions_are_the_papers():
-    levels = get_config("ffhq-1024").level_partitions()
+    levels = get_config("ffhq-1024").partitions
     assert [[part.dilation for part in level] for level in levels[1:]] == [
         [1], [1, 2], [1, 4], [1, 8], [1, 16], [1, 32], [1, 64], [1, 128],
     ]  # fmt: skip
@@ -24,7 +28,7 @@ def test_published_partitions_are_the_papers():
 
 
 def test_the_proposed_church_partitions_share_the_heads_as_proposed():
-    levels = get_config("church-256").level_partitions()
+    levels = get_config("church-256").partitions
     assert [[part.heads for part in level] for level in levels[2:]] == [
         [8, 8], [5, 5, 6], [4, 4, 4, 4], [1, 1, 2, 2, 2], [1, 1, 1, 1, 2, 2],
     ]  # fmt: skip
@@ -57,6 +61,36 @@ def test_overrides_are_read_as_typed():
         ("smoke", {"partitions": "2x7"}, "partitions '2x7'.*2x7@1"),
         ("smoke", {"partitions": "2x3@1"}, "describes 1 levels, expected 3"),
         ("smoke", {"partitions": "2x3@1/3x3@1/2x3@1"}, "level 16 hold 3 heads, expected 2"),
+        ("smoke", {"partitions": 5}, "partitions=5 is int, expected str"),
+        ("smoke", {"partitions": "2x3@1/2x5@4/2x3@1"}, "level 16: kernel k=5 with dilation d=4 spans k.d=20"),
+        ("smoke", {"partitions": "2x3@1/2xswin32/2x3@1"}, "level 16: windows of 32 × 32 do not fill 16 × 16"),
+        ("smoke", {"partitions": "2x3@1/2xfull/2x3@1"}, "level 16: full attention got 16 × 16 tokens"),
+        (
+            "smoke",
+            {"partitions": ((Full(2),),)},
+            "partitions describe 1 levels, expected 4: one for each of 4",
+        ),
+        ("smoke", {"variant": 1}, "variant=1 is int, expected str"),
+        ("smoke", {"nimg": -5}, "nimg=-5 must be above 0"),
+        ("smoke", {"batch_size": 0}, "batch_size=0 must be above 0"),
+        ("smoke", {"min_heads": 0}, "min_heads=0 must be above 0"),
+        ("smoke", {"latent_dim": 0}, "latent_dim=0 must be above 0"),
+        ("smoke", {"mapping_depth": 0}, "mapping_depth=0 must be above 0"),
+        ("smoke", {"r1_interval": 0}, "r1_interval=0 must be above 0"),
+        ("smoke", {"ema_half_life": 0}, "ema_half_life=0 must be above 0"),
+        ("smoke", {"accumulate": 0}, "accumulate=0 must be above 0"),
+        ("smoke", {"snapshot": 0}, "snapshot=0 must be above 0"),
+        ("smoke", {"discriminator_lr": 0.0}, r"discriminator_lr=0\.0 must be above 0"),
+        ("smoke", {"clip_norm": 0.0}, r"clip_norm=0\.0 must be above 0"),
+        (
+            "smoke",
+            {"discriminator_widths": (0, 8, 8)},
+            "discriminator_widths=.* must be whole numbers",
+        ),
+        ("smoke", {"adam_beta2": 1.0}, r"adam_beta2=1\.0 must be from 0 to below 1"),
+        ("smoke", {"r1_gamma": -1.0}, r"r1_gamma=-1\.0 must be 0 or more"),
+        ("smoke", {"bcr_weight": -1.0}, r"bcr_weight=-1\.0 must be 0 or more"),
+        ("smoke", {"seed": 2**63}, "seed=9223372036854775808 must be from 0 to"),
         ("smoke", {"widths": (8, 8)}, "2 widths make 8 pixels, not resolution=32"),
         ("smoke", {"discriminator_widths": (8, 8)}, "has 2 entries, expected 3"),
         ("smoke", {"batch_size": 6}, "batch_size=6"),
@@ -76,3 +110,104 @@ def test_what_does_not_fit_is_refused_in_one_line(preset, overrides, message):
 def test_an_override_without_a_value_is_refused():
     with pytest.raises(UserError, match="'nimg' has no '='"):
         parse_overrides(["nimg"])
+
+
+# Identity: names of runs and stored configurations, which must never change
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("smoke", "smoke-3fdc18"),
+        ("noto-32", "noto-32-ead01a"),
+        ("noto-32-long", "noto-32-long-4abd7a"),
+        ("noto-64", "noto-64-da43f8"),
+        ("ffhq-256", "ffhq-256-be160d"),
+        ("ffhq-1024", "ffhq-1024-3424c6"),
+        ("church-256", "church-256-42343d"),
+        ("styleswin-256", "styleswin-256-845573"),
+        ("styleswin-1024", "styleswin-1024-b5e577"),
+    ],
+)
+def test_run_ids_of_the_presets_with_another_seed(preset, name):
+    assert run_id(get_config(preset, seed=3)) == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({"seed": 3, "partitions": "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8"}, "smoke-3fdc18"),
+        ({"seed": 3, "partitions": "2x3@1/1x3@1,1x3@2/1x3@1,1x3@4"}, "smoke-e0ae22"),
+        ({"partitions": "swin"}, "smoke-1cd1c6"),
+        ({"partitions": "1x3@1,1x3@2/1x3@1,1x3@2/1x3@1,1x3@2"}, "smoke-426320"),
+        ({"partitions": ""}, "smoke-84341b"),
+        ({"nimg": 640}, "smoke-659220"),
+        ({"compile": True, "accumulate": 2}, "smoke-c4f9a4"),
+    ],
+)
+def test_run_ids_of_overrides(overrides, name):
+    assert run_id(get_config("smoke", **overrides)) == name
+
+
+def test_a_configuration_is_stored_as_before():
+    assert json.dumps(get_config("smoke").to_dict()) == (
+        '{"preset": "smoke", "data": "noto-faces", "resolution": 32, "widths": [32, 32, 16, 16], '
+        '"discriminator_widths": [32, 32, 16], "nimg": 320, "batch_size": 16, "head_dim": 16, '
+        '"min_heads": 2, "latent_dim": 128, "mapping_depth": 2, '
+        '"partitions": "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8", "generator_lr": 0.001, '
+        '"discriminator_lr": 0.002, "adam_beta2": 0.99, "decay_start": 1.0, "r1_gamma": 0.1, '
+        '"r1_interval": 16, "bcr_weight": 0.0, "diffaugment": true, "clip_norm": 5.0, '
+        '"ema_half_life": 5000, "snapshot": 160, "seed": 0}'
+    )
+
+
+# Partitions
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stored_fields_make_the_same_configuration(preset):
+    config = get_config(preset)
+    again = Config.from_dict(config.to_dict())
+    assert again == config and again.to_dict() == config.to_dict()
+
+
+def test_a_configuration_holds_partitions_not_text():
+    assert get_config("smoke").partitions == (
+        (Full(2),),
+        (HeadPartition(1, 3, 1), HeadPartition(1, 3, 2)),
+        (HeadPartition(1, 3, 1), HeadPartition(1, 3, 4)),
+        (HeadPartition(1, 3, 1), HeadPartition(1, 3, 8)),
+    )
+    assert get_config("styleswin-256").partitions[:2] == ((ShiftedWindows(16, 4),), (ShiftedWindows(16, 8),))
+
+
+def test_partitions_may_be_given_as_objects():
+    text = "2x3@1/1x3@1,1x3@2/1x3@1,1x3@4"
+    given = get_config("smoke", partitions=parse_levels(text, (2, 2, 2, 2)))
+    assert given == get_config("smoke", partitions=text)
+    assert given.to_dict()["partitions"] == text
+
+
+@pytest.mark.parametrize(("preset", "text"), [("ffhq-256", ""), ("styleswin-256", "swin")])
+def test_a_named_rule_holds_for_other_widths(preset, text):
+    config = get_config(preset, widths=(64, 64), discriminator_widths=(8,), resolution=8)
+    assert config.to_dict()["partitions"] == text
+    assert config.partitions == parse_levels(text, config.level_heads)
+
+
+def test_stored_text_is_parsed_where_the_preset_has_another_rule():
+    fields = get_config("ffhq-256").to_dict() | {"partitions": "swin"}
+    assert Config.from_dict(fields).partitions == get_config("ffhq-256", partitions="swin").partitions
+
+
+# Variants
+
+
+def test_a_variant_is_part_of_the_identity_where_there_is_one():
+    plain = get_config("smoke")
+    named = get_config("smoke", variant="dilation 2")
+    assert "variant" not in plain.to_dict() and named.to_dict()["variant"] == "dilation 2"
+    assert run_id(named).startswith("smoke-")
+    assert run_id(named) != run_id(get_config("smoke", variant="dilation 4"))
+    assert Config.from_dict(named.to_dict()) == named
+    assert dataclasses.replace(named, variant="") == plain

@@ -1,20 +1,43 @@
-"""Which backend a layer takes: of those that give the right answer here, the fastest, measured here."""
+"""Which backend `auto` takes: of those that give the right answer on this machine, the fastest one."""
 
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from stylenat.attention import flex, natten, reference, tiled
-from stylenat.attention.partitions import format_partitions
+from stylenat.attention.partitions import HeadPartition, format_partitions
 
 _log = logging.getLogger(__name__)
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}  # relative; half precision 0.03; TF32 rounds to 1e-3
+# Relative. TF32 rounds to 1e-3.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
+_TOLERANCE_HALF = 0.03
 _ROUNDS = 5
+_WARMUP = 2
+
+Bias = Sequence[Tensor | None]  # a table for each partition
+
+
+def _never(q: Tensor, bias: Bias, gradients: bool) -> bool:
+    return False
+
+
+def _on_gpu(q: Tensor, bias: Bias, gradients: bool) -> bool:
+    return q.device.type == "cuda"
+
+
+def _natten_suits(q: Tensor, bias: Bias, gradients: bool) -> bool:
+    return _on_gpu(q, bias, gradients) and natten.installed() and _without_tables(bias)
+
+
+def _without_tables(bias: Bias) -> bool:
+    return all(table is None for table in bias)
 
 
 @dataclass(frozen=True)
@@ -23,80 +46,110 @@ class Backend:
 
     Attributes:
         attend: `(q, k, v, partitions, bias, scale)` → the output.
-        suits: whether `auto` should try it, given q, bias and whether gradients are needed.
-        deterministic: whether its gradients, too, come out the same every time; given bias.
+        suits: whether `auto` should try it, by q, bias and whether gradients are needed.
+        deterministic: whether its gradients, too, come out the same every time, by bias.
     """
 
-    attend: Callable
-    suits: Callable = lambda q, bias, gradients: False
-    deterministic: Callable = lambda bias: True
-
-
-def _on_gpu(q, bias, gradients):
-    return q.device.type == "cuda"
-
-
-def _natten_suits(q, bias, gradients):
-    return q.device.type == "cuda" and natten.installed() and all(table is None for table in bias)
+    attend: Callable[[Tensor, Tensor, Tensor, Sequence[HeadPartition], Bias, float], Tensor]
+    suits: Callable[[Tensor, Bias, bool], bool] = _never
+    deterministic: Callable[[Bias], bool] = lambda bias: True
 
 
 BACKENDS = {
     "tiled": Backend(tiled.attend),
     "reference": Backend(reference.attend),
-    "flex": Backend(flex.attend, _on_gpu, lambda bias: all(table is None for table in bias)),
+    "flex": Backend(flex.attend, _on_gpu, _without_tables),
     "natten": Backend(natten.attend, _natten_suits, lambda bias: False),
 }
 
 
 @dataclass
 class Choice:
-    """What was chosen for one kind of call, and why: times of the right candidates, faults of the others."""
+    """What was chosen for one kind of call, and why; its text says it all.
+
+    Attributes:
+        call: the kind: device, type, shape, partitions, training or inference.
+        backend: the one that was chosen.
+        milliseconds: of every candidate that is right; empty where there is but one.
+        left_out: of every other candidate, what is wrong with it.
+    """
 
     call: str
     backend: str = "tiled"
-    milliseconds: dict = field(default_factory=dict)
-    left_out: dict = field(default_factory=dict)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def __str__(self):
+    def __str__(self) -> str:
         times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in self.milliseconds.items())
         faults = "".join(f"; {name} left out: {fault}" for name, fault in self.left_out.items())
         return f"{self.call}: {self.backend} ({times or 'the only candidate'}{faults})"
 
 
-_choices = {}
+_choices: dict[tuple, Choice] = {}
 
 
-def choices():
-    """All choices of this process, each a `Choice` whose text tells it all, sorted."""
+def choices() -> list[Choice]:
+    """All choices of this process, sorted by their text."""
     return sorted(_choices.values(), key=str)
 
 
-def choose(q, k, v, partitions, bias, scale):
-    """Name of the backend for such a call: measured at the first one of its kind, then remembered."""
+def choose(
+    q: Tensor, k: Tensor, v: Tensor, partitions: tuple[HeadPartition, ...], bias: Bias, scale: float
+) -> str:
+    """Name of the backend for such a call: measured at the first one of its kind, then remembered.
+
+    Args:
+        q: `(B, H, W, heads, head_dim)`.
+        k: of the same shape.
+        v: of the same shape.
+        partitions: of the heads.
+        bias: a table `(heads_p, 2k-1, 2k-1)`, or None, for each.
+        scale: factor on q.
+    """
     # Nothing to measure: shapes alone, or code being compiled.
     if q.device.type == "meta" or isinstance(q, FakeTensor) or torch.compiler.is_compiling():
         return "tiled"
     tensors = [x for x in (q, k, v, *bias) if x is not None]
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    names = [
-        name
-        for name, backend in BACKENDS.items()
-        if backend.suits(q, bias, gradients) and (backend.deterministic(bias) or not deterministic)
-    ]
-    biased = tuple(table is not None for table in bias)
-    key = (q.device, q.dtype, q.shape, partitions, biased, gradients, *names)
+    names = _candidates(q, bias, gradients)
+    has_table = tuple(table is not None for table in bias)
+    key = (q.device, q.dtype, q.shape, partitions, has_table, gradients, *names)
     if key not in _choices:
-        kind = f"{q.device.type} {str(q.dtype).removeprefix('torch.')}, {' × '.join(map(str, q.shape))}"
-        call = f"{kind}, {format_partitions(partitions)}, {'training' if gradients else 'inference'}"
-        _choices[key] = _measure(Choice(call), names, q, partitions, bias, scale, gradients)
-        _log.info("%s", _choices[key])
-        for name, fault in _choices[key].left_out.items():
-            _log.warning("attention backend %s left out for %s: %s", name, call, fault)
+        _choices[key] = _measure(names, q, partitions, bias, scale, gradients)
+        _report(_choices[key])
     return _choices[key].backend
 
 
-def _measure(choice, names, q, partitions, bias, scale, gradients):
+def _candidates(q: Tensor, bias: Bias, gradients: bool) -> list[str]:
+    """Names of the backends to try, beside tiled."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    names = []
+    for name, backend in BACKENDS.items():
+        allowed = backend.deterministic(bias) or not deterministic
+        if allowed and backend.suits(q, bias, gradients):
+            names.append(name)
+    return names
+
+
+def _report(choice: Choice) -> None:
+    _log.info("%s", choice)
+    for name, fault in choice.left_out.items():
+        _log.warning("attention backend %s left out for %s: %s", name, choice.call, fault)
+
+
+def _measure(
+    names: list[str],
+    q: Tensor,
+    partitions: tuple[HeadPartition, ...],
+    bias: Bias,
+    scale: float,
+    gradients: bool,
+) -> Choice:
+    """Check the candidates, time those that are right, and choose."""
+    shape = " × ".join(map(str, q.shape))
+    dtype = str(q.dtype).removeprefix("torch.")
+    mode = "training" if gradients else "inference"
+    choice = Choice(f"{q.device.type} {dtype}, {shape}, {format_partitions(partitions)}, {mode}")
     right = ["tiled"]
     for name in names:
         fault = _fault(name, q, partitions, bias, scale, gradients)
@@ -104,18 +157,27 @@ def _measure(choice, names, q, partitions, bias, scale, gradients):
             choice.left_out[name] = fault
         else:
             right.append(name)
-    if len(right) > 1:
-        inputs = _random_inputs(q.shape, q, bias, gradients)
-        for name in right:
-            try:
-                choice.milliseconds[name] = _time(name, inputs, partitions, scale, gradients)
-            except Exception as error:  # such as too little memory
-                choice.left_out[name] = _line(error)
-        choice.backend = min(choice.milliseconds, key=choice.milliseconds.get, default="tiled")
+    if len(right) == 1:
+        return choice
+    inputs = _random_inputs(q.shape, q, bias, gradients)
+    for name in right:
+        try:
+            choice.milliseconds[name] = _time(name, inputs, partitions, scale, gradients)
+        except Exception as error:  # such as too little memory
+            choice.left_out[name] = _line(error)
+    if choice.milliseconds:
+        choice.backend = min(choice.milliseconds, key=lambda name: choice.milliseconds[name])
     return choice
 
 
-def _fault(name, q, partitions, bias, scale, gradients):
+def _fault(
+    name: str,
+    q: Tensor,
+    partitions: tuple[HeadPartition, ...],
+    bias: Bias,
+    scale: float,
+    gradients: bool,
+) -> str | None:
     """What is wrong with a backend's output and gradients on a small grid; None if nothing is."""
     least = max(part.kernel_size * part.dilation for part in partitions)
     height, width = (min(n, least + 8) for n in q.shape[1:3])
@@ -124,49 +186,85 @@ def _fault(name, q, partitions, bias, scale, gradients):
         found = _results(name, inputs, partitions, scale, gradients)
     except Exception as error:  # a missing kernel, compiler or driver
         return _line(error)
-    exact = [None if x is None else x.detach().float().requires_grad_(gradients) for x in inputs]
-    if q.dtype == torch.float64:
-        exact = inputs
-    expected = _results("tiled", exact, partitions, scale, gradients)
-    error = max(((x.to(y.dtype) - y).norm() / y.norm()).item() for x, y in zip(found, expected, strict=True))
-    allowed = _TOLERANCE.get(q.dtype, 0.03)
-    return None if error <= allowed else f"relative error {error:.1e}, allowed {allowed:.0e}"
+    expected = _results("tiled", _exact(inputs, gradients), partitions, scale, gradients)
+    off = max(_relative_error(x, y) for x, y in zip(found, expected, strict=True))
+    allowed = _TOLERANCE.get(q.dtype, _TOLERANCE_HALF)
+    return None if off <= allowed else f"relative error {off:.1e}, allowed {allowed:.0e}"
 
 
-def _line(error):
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
+def _exact(inputs: "_Inputs", gradients: bool) -> "_Inputs":
+    """The same inputs in float32; in float64 where they are."""
+    if inputs.q.dtype == torch.float64:
+        return inputs
+    q, k, v = (x.detach().float().requires_grad_(gradients) for x in (inputs.q, inputs.k, inputs.v))
+    bias = []
+    for table in inputs.bias:
+        bias.append(None if table is None else table.detach().float().requires_grad_(gradients))
+    return _Inputs(q, k, v, bias)
 
 
-def _random_inputs(shape, q, bias, gradients):
-    """q, k, v and tables, drawn without touching the global random state."""
+def _relative_error(x: Tensor, y: Tensor) -> float:
+    return ((x.to(y.dtype) - y).norm() / y.norm()).item()
+
+
+def _line(error: Exception) -> str:
+    """An exception as one line of moderate length."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:120]}"
+
+
+class _Inputs(NamedTuple):
+    """What a backend is tried on: q, k, v `(B, H, W, heads, head_dim)` and tables."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Bias
+
+
+def _random_inputs(shape: Sequence[int], q: Tensor, bias: Bias, gradients: bool) -> _Inputs:
+    """q, k, v of a shape, and tables, drawn without touching the global random state."""
     draw = torch.Generator(q.device).manual_seed(0)
 
-    def random(shape, dtype):
-        x = torch.randn(shape, dtype=dtype, device=q.device, generator=draw)
+    def random(size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        x = torch.randn(size, dtype=dtype, device=q.device, generator=draw)
         return x.requires_grad_(gradients)
 
     tables = [None if table is None else random(table.shape, table.dtype) for table in bias]
-    return [random(shape, q.dtype) for _ in range(3)] + tables
+    return _Inputs(random(shape, q.dtype), random(shape, q.dtype), random(shape, q.dtype), tables)
 
 
-def _results(name, inputs, partitions, scale, gradients):
+def _results(
+    name: str,
+    inputs: _Inputs,
+    partitions: tuple[HeadPartition, ...],
+    scale: float,
+    gradients: bool,
+) -> list[Tensor]:
     """The output, and the gradients where they are needed."""
-    q, k, v, *bias = inputs
+    q, k, v, bias = inputs
     with torch.set_grad_enabled(gradients):
         out = BACKENDS[name].attend(q, k, v, partitions, bias, scale)
         if not gradients:
             return [out]
-        wanted = [x for x in inputs if x is not None]
+        wanted = [q, k, v, *(table for table in bias if table is not None)]
         return [out, *torch.autograd.grad(out, wanted, torch.ones_like(out) + out.detach())]
 
 
-def _time(name, inputs, partitions, scale, gradients):
+def _time(
+    name: str,
+    inputs: _Inputs,
+    partitions: tuple[HeadPartition, ...],
+    scale: float,
+    gradients: bool,
+) -> float:
     """Median milliseconds of a call."""
-    device, times = inputs[0].device, []
-    for _ in range(_ROUNDS + 2):
+    device = inputs.q.device
+    times = []
+    for _ in range(_WARMUP + _ROUNDS):
         start = time.perf_counter()
         _results(name, inputs, partitions, scale, gradients)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[2:])
+    return statistics.median(times[_WARMUP:])

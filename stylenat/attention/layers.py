@@ -1,25 +1,51 @@
-"""Hydra neighborhood attention (paper, section 3.2): the function, its layer; full attention for 4 × 4."""
+"""Attention layers: the two linears around an attention; Hydra's (paper, section 3.2), and full attention."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from stylenat.attention.functional import _table_shape, neighborhood_attention
-from stylenat.attention.partitions import check_fits, format_partitions
+from stylenat.attention.functional import neighborhood_attention
+from stylenat.attention.partitions import (
+    Full,
+    HeadPartition,
+    Level,
+    check_fits,
+    count_heads,
+    format_partitions,
+)
 from stylenat.errors import UserError
 
 
-def position_table(*shape):
-    """A freshly drawn relative position table."""
-    return nn.init.trunc_normal_(nn.Parameter(torch.empty(shape)), std=0.02)
+def position_table(*shape: int) -> nn.Parameter:
+    """A freshly drawn relative position table of that shape."""
+    table = nn.Parameter(torch.empty(shape))
+    nn.init.trunc_normal_(table, std=0.02)
+    return table
 
 
-class Attention(nn.Module):
-    """The two linears around an attention of `heads` heads, and how they are initialized."""
+class Attention(nn.Module, ABC):
+    """The two linears around an attention of `heads` heads, and how they are initialized.
 
-    def __init__(self, dim, heads):
+    Args:
+        dim: channels C, a multiple of the heads.
+        partitions: what the heads see.
+
+    Attributes:
+        partitions: as given, a tuple.
+        heads: heads of all partitions together.
+
+    Raises:
+        UserError: dim that the heads do not divide.
+    """
+
+    def __init__(self, dim: int, partitions: Level) -> None:
         super().__init__()
+        heads = count_heads(partitions)
         if heads < 1 or dim % heads:
             raise UserError(f"dim {dim} does not split into {heads} heads: take heads that divide dim")
+        self.partitions = partitions
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -27,13 +53,23 @@ class Attention(nn.Module):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """`(B, H, W, C)` → the same."""
-        return self.proj(self.attend(*self.project(x)).flatten(3))
+        q, k, v = self.project(x)  # (B, H, W, heads, head_dim) each
+        out = self.attend(q, k, v)  # (B, H, W, heads, head_dim)
+        return self.proj(out.flatten(3))  # (B, H, W, C)
 
-    def project(self, x):
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k, v of `(B, H, W, C)`: `(B, H, W, heads, head_dim)` each."""
         return self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
+
+    @abstractmethod
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention itself: q, k, v `(B, H, W, heads, head_dim)` → the same."""
+
+    def extra_repr(self) -> str:
+        """The partitions as text."""
+        return format_partitions(self.partitions)
 
 
 class HydraNeighborhoodAttention(Attention):
@@ -41,55 +77,66 @@ class HydraNeighborhoodAttention(Attention):
 
     Args:
         dim: channels, a multiple of the partitions' heads.
-        partitions: a sequence of `HeadPartition`.
+        partitions: what the heads see.
         level: the resolution it is meant for, if known: checked against the partitions, and named in errors.
 
     Attributes:
         backend: see `neighborhood_attention`; may be set at any time.
+        rpb: a relative position table `(heads_p, 2k-1, 2k-1)` for each partition.
 
     Raises:
         UserError: dim that the heads do not divide; a window larger than the level or, later, than the input.
     """
 
-    def __init__(self, dim, partitions, *, level=None):
-        super().__init__(dim, sum(part.heads for part in partitions))
+    partitions: tuple[HeadPartition, ...]
+
+    def __init__(self, dim: int, partitions: Sequence[HeadPartition], *, level: int | None = None) -> None:
+        super().__init__(dim, tuple(partitions))
         if level is not None:
             check_fits(partitions, level, level, level)
-        self.partitions = tuple(partitions)
         self.level = level
         self.backend = "auto"
-        self.rpb = nn.ParameterList(position_table(*_table_shape(part)) for part in partitions)
+        self.rpb = nn.ParameterList(position_table(*part.table_shape) for part in partitions)
 
-    def attend(self, q, k, v):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Neighborhood attention of q, k, v `(B, H, W, heads, head_dim)`."""
         check_fits(self.partitions, q.shape[1], q.shape[2], self.level)
         return neighborhood_attention(q, k, v, self.partitions, self.rpb, backend=self.backend)
 
-    def extra_repr(self):
-        return format_partitions(self.partitions)
-
 
 class FullAttention(Attention):
-    """Self-attention over the 16 tokens of `(B, 4, 4, dim)`, with a relative position table `(heads, 7, 7)`.
+    """Self-attention over the 16 tokens of `(B, 4, 4, dim)`.
+
+    Args:
+        dim: channels, a multiple of the heads.
+        heads: number of heads.
+
+    Attributes:
+        rpb: relative position table `(heads, 7, 7)`, by key minus query + 3 on each axis, row first.
 
     Raises:
         UserError: dim that the heads do not divide, or an input that is not 4 × 4.
     """
 
-    def __init__(self, dim, heads):
-        super().__init__(dim, heads)
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, (Full(heads),))
         self.rpb = position_table(heads, 7, 7)
 
-    def attend(self, q, k, v):
-        if q.shape[1:3] != (4, 4):
-            raise UserError(
-                f"full attention got {q.shape[1]} × {q.shape[2]} tokens: give 4 × 4, "
-                "or use HydraNeighborhoodAttention"
-            )
-        position = torch.arange(4, device=q.device)
-        index = position - position[:, None] + 3  # (query, key) of one axis
-        index = index[:, None, :, None] * 7 + index[None, :, None, :]
-        # Not by indexing: see `tiled`.
-        bias = self.rpb.flatten(1).gather(1, index.flatten().expand(self.heads, -1)).view(-1, 16, 16)
-        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # (B, heads, 16, head_dim)
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-        return (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2).unflatten(1, (4, 4))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of q, k, v `(B, 4, 4, heads, head_dim)`, each token to all 16."""
+        check_fits(self.partitions, q.shape[1], q.shape[2])
+        queries = q.flatten(1, 2).transpose(1, 2) * q.shape[-1] ** -0.5  # (B, heads, 16, head_dim)
+        keys = k.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
+        values = v.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
+        logits = queries @ keys.transpose(-2, -1) + self._bias()  # (B, heads, 16, 16)
+        out = logits.softmax(-1).to(values.dtype) @ values  # (B, heads, 16, head_dim)
+        return out.transpose(1, 2).unflatten(1, (4, 4))  # (B, 4, 4, heads, head_dim)
+
+    def _bias(self) -> Tensor:
+        """The table's entry of every query and key: `(heads, 16, 16)`."""
+        position = torch.arange(4, device=self.rpb.device)
+        offset = position - position[:, None] + 3  # (4 queries, 4 keys), of one axis
+        index = offset[:, None, :, None] * 7 + offset[None, :, None, :]  # (4, 4, 4, 4)
+        # By `gather`: the gradient of plain indexing adds in no fixed order where there are several threads.
+        entries = self.rpb.flatten(1).gather(1, index.flatten().expand(self.heads, -1))  # (heads, 256)
+        return entries.view(-1, 16, 16)

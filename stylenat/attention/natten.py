@@ -1,18 +1,28 @@
 """Neighborhood attention by NATTEN's fused kernels (0.20 or later), which know no relative position bias."""
 
 import importlib.util
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from stylenat.attention.partitions import HeadPartition
 from stylenat.errors import UserError
 
 
-def installed():
+def installed() -> bool:
     """Whether the package is there; importing it takes seconds."""
     return importlib.util.find_spec("natten") is not None
 
 
-def attend(q, k, v, partitions, bias, scale):
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    partitions: Sequence[HeadPartition],
+    bias: Sequence[Tensor | None],
+    scale: float,
+) -> Tensor:
     """Attention of all partitions without bias; see `neighborhood_attention`.
 
     Raises:
@@ -25,9 +35,8 @@ def attend(q, k, v, partitions, bias, scale):
     from natten import na2d
 
     heads = [part.heads for part in partitions]
-    shares = zip(*(x.split(heads, 3) for x in (q, k, v)), partitions, strict=True)
     outputs = []
-    for *qkv, part in shares:
-        q, k, v = (x.contiguous() for x in qkv)
-        outputs.append(na2d(q, k, v, kernel_size=part.kernel_size, dilation=part.dilation, scale=scale))
+    for *qkv, part in zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, strict=True):
+        own = [x.contiguous() for x in qkv]  # (B, H, W, heads_p, head_dim) each
+        outputs.append(na2d(*own, kernel_size=part.kernel_size, dilation=part.dilation, scale=scale))
     return torch.cat(outputs, 3)

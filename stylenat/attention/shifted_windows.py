@@ -4,40 +4,44 @@ Source: StyleSwin (Zhang et al. 2022), section 3.2.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stylenat.attention.layers import Attention, position_table
-from stylenat.errors import UserError
+from stylenat.attention.partitions import ShiftedWindows, check_fits
 
 
-def _cut(x, size):
+def cut_windows(x: Tensor, size: int) -> Tensor:
     """`(B, H, W, heads, c)` → windows `(B, windows, heads, size², c)`."""
-    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
-    return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(1, 2)
+    grid = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, H/size, size, W/size, size, heads, c)
+    windows = grid.permute(0, 1, 3, 5, 2, 4, 6)  # (B, H/size, W/size, heads, size, size, c)
+    return windows.flatten(4, 5).flatten(1, 2)
 
 
-def _join(x, size, height):
-    """Undo `_cut`."""
-    x = x.unflatten(3, (size, size)).unflatten(1, (height // size, -1))
-    return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
+def join_windows(x: Tensor, size: int, height: int) -> Tensor:
+    """Undo `cut_windows`: `(B, windows, heads, size², c)` → `(B, height, W, heads, c)`."""
+    windows = x.unflatten(3, (size, size)).unflatten(1, (height // size, -1))
+    grid = windows.permute(0, 1, 4, 2, 5, 3, 6)  # (B, H/size, size, W/size, size, heads, c)
+    return grid.flatten(3, 4).flatten(1, 2)
 
 
-def relative_position_index(size, device=None):
-    """Row of a window's bias table for each `(query, key)`: `(size², size²)`, by query minus key."""
+def relative_position_index(size: int, device: torch.device | None = None) -> Tensor:
+    """Row of a window's bias table for each `(query, key)`, by query minus key: `(size², size²)`."""
     position = torch.arange(size, device=device)
-    offset = position[:, None] - position + size - 1  # of one axis
-    index = offset[:, None, :, None] * (2 * size - 1) + offset[None, :, None, :]
+    offset = position[:, None] - position + size - 1  # (queries, keys), of one axis
+    index = offset[:, None, :, None] * (2 * size - 1) + offset[None, :, None, :]  # (size, size, size, size)
     return index.reshape(size**2, size**2)
 
 
-def shift_mask(height, width, size, device=None):
+def shift_mask(height: int, width: int, size: int, device: torch.device | None = None) -> Tensor:
     """Bias `(windows, size², size²)` of shifted windows: -100 where rolling joined what is no neighbor."""
 
-    def region(n):
+    def region(n: int) -> Tensor:
+        """0, 1 or 2 for each token of an axis, `(n / size, size)`: unequal ones are no neighbors."""
         position = torch.arange(n, device=device)
         return ((position >= n - size).int() + (position >= n - size // 2)).view(-1, size)
 
-    rows, columns = region(height)[:, None, :, None] * 3, region(width)[None, :, None, :]
+    rows = region(height)[:, None, :, None] * 3  # (H/size, 1, size, 1)
+    columns = region(width)[None, :, None, :]  # (1, W/size, 1, size)
     tokens = (rows + columns).flatten(2).flatten(0, 1)  # (windows, size²)
     return -100.0 * (tokens[:, :, None] != tokens[:, None, :])
 
@@ -49,43 +53,53 @@ class ShiftedWindowAttention(Attention):
 
     Args:
         dim: channels, a multiple of the heads.
-        windows: a `ShiftedWindows`.
+        windows: heads and window size.
 
     Attributes:
+        windows: as given.
         tables: relative position bias of either half, `((2 · size - 1)², heads / 2)`, row first.
 
     Raises:
         UserError: dim that the heads do not divide, or an input that windows do not fill.
     """
 
-    def __init__(self, dim, windows):
-        super().__init__(dim, windows.heads)
+    def __init__(self, dim: int, windows: ShiftedWindows) -> None:
+        super().__init__(dim, (windows,))
         self.windows = windows
         shape = ((2 * windows.window_size - 1) ** 2, windows.heads // 2)
         self.tables = nn.ParameterList(position_table(*shape) for _ in range(2))
 
-    def attend(self, q, k, v):
-        size, (height, width) = self.windows.window_size, q.shape[1:3]
-        if height % size or width % size:
-            raise UserError(
-                f"windows of {size} × {size} do not fill {height} × {width} tokens: give multiples of {size}"
-            )
-        halves = zip(*(x.chunk(2, dim=3) for x in (q * q.shape[-1] ** -0.5, k, v)), self.tables, strict=True)
-        index = relative_position_index(size, q.device).flatten()
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of q, k, v `(B, H, W, heads, head_dim)` in windows, the second half in shifted ones."""
+        height, width = q.shape[1:3]
+        size = self.windows.window_size
+        check_fits(self.partitions, height, width)
+        one_window = (height, width) == (size, size)
+        scaled = q * q.shape[-1] ** -0.5  # (B, H, W, heads, head_dim)
         outputs = []
-        for half, (*qkv, table) in enumerate(halves):
-            shift = size // 2 if half and (height, width) != (size, size) else 0
-            bias = table.T.gather(1, index.expand(table.shape[1], -1)).view(-1, size**2, size**2)
+        for half, qkv in enumerate(zip(scaled.chunk(2, 3), k.chunk(2, 3), v.chunk(2, 3), strict=True)):
+            shift = size // 2 if half == 1 and not one_window else 0
+            bias = self._bias(half)  # (heads/2, size², size²)
             if shift:
-                bias = bias + shift_mask(height, width, size, q.device)[:, None]  # (windows, heads, …)
-            windows = (_cut(x.roll((-shift, -shift), (1, 2)), size) for x in qkv)
-            x = _join(_attend(*windows, bias), size, height)
-            outputs.append(x.roll((shift, shift), (1, 2)))
+                bias = bias + shift_mask(height, width, size, q.device)[:, None]  # (windows, heads/2, …)
+            cut_q, cut_k, cut_v = (cut_windows(x.roll((-shift, -shift), (1, 2)), size) for x in qkv)
+            windows = _attend(cut_q, cut_k, cut_v, bias)  # (B, windows, heads/2, size², head_dim)
+            out = join_windows(windows, size, height)  # (B, H, W, heads/2, head_dim)
+            outputs.append(out.roll((shift, shift), (1, 2)))
         return torch.cat(outputs, dim=3)
 
-    def extra_repr(self):
-        return str(self.windows)
+    def _bias(self, half: int) -> Tensor:
+        """A half's table spread over queries and keys: `(heads/2, size², size²)`."""
+        size = self.windows.window_size
+        table = self.tables[half]
+        index = relative_position_index(size, table.device).flatten()  # (size⁴,)
+        return table.T.gather(1, index.expand(table.shape[1], -1)).view(-1, size**2, size**2)
 
 
-def _attend(q, k, v, bias):
-    return (q @ k.transpose(-2, -1) + bias).softmax(-1).to(v.dtype) @ v
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention in windows.
+
+    q (scaled), k, v `(B, windows, heads, size², c)` → the same; bias `([windows,] heads, size², size²)`.
+    """
+    weights = (q @ k.transpose(-2, -1) + bias).softmax(-1).to(v.dtype)  # (B, windows, heads, size², size²)
+    return weights @ v

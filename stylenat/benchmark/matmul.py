@@ -71,9 +71,11 @@ def generator_products(generator, batch):
     """The products of one call, a `Counter` of `Product`; each belongs to a level, or to the mapping."""
     twin = copy.deepcopy(generator).to("meta").eval()
     with Recorder() as recorder, torch.no_grad():  # inference mode would hide what linear layers are made of
-        for i, modules in enumerate(zip(twin.layers, twin.to_rgbs, strict=True)):
+        for resolution, modules in twin.stages():
             for module in modules:
-                module.register_forward_pre_hook(lambda *_, i=i: setattr(recorder, "level", 4 * 2**i))
+                module.register_forward_pre_hook(
+                    lambda *_, level=resolution: setattr(recorder, "level", level)
+                )
                 module.register_forward_hook(lambda *_: setattr(recorder, "level", None))
         twin(torch.empty(batch, twin.latent_dim, device="meta"))
     return recorder.products

@@ -98,7 +98,7 @@ def measure(generator, protocol, name, device=None):
 
 
 def _measure(generator, protocol, batch, products, bar):
-    device = next(generator.parameters()).device
+    device = generator.device
     z = torch.randn(batch, generator.latent_dim, device=device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -220,9 +220,9 @@ def _level_seconds(generator, z, device):
     def start(*_):
         clock[0] = now()
 
-    for i, modules in enumerate(zip(generator.layers, generator.to_rgbs, strict=True)):
+    for resolution, modules in generator.stages():
 
-        def stop(*_, level=4 * 2**i):
+        def stop(*_, level=resolution):
             seconds[level] += now() - clock[0]
 
         for module in modules:

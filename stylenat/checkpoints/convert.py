@@ -79,7 +79,7 @@ def _facts(checkpoint, generator, networks):
     return {
         **known,
         "resolution": generator.resolution,
-        "widths": [level.blocks[0].attn.proj.out_features for level in generator.layers],
+        "widths": list(generator.widths),
         "latent_dim": generator.latent_dim,
         "partitions": list(map(format_partitions, generator.partitions)),
         "parameters": sum(parameter.numel() for parameter in generator.parameters()),

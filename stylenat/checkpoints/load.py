@@ -9,13 +9,20 @@ from pathlib import Path
 
 import torch
 
-from stylenat.attention.partitions import HeadPartition, ShiftedWindows, format_partitions, parse_partitions
+from stylenat.attention.partitions import (
+    Full,
+    HeadPartition,
+    ShiftedWindows,
+    format_partitions,
+    parse_partitions,
+    resolutions,
+)
 from stylenat.checkpoints.published import from_published, read_pt, state_dicts
 from stylenat.checkpoints.run import Run
 from stylenat.checkpoints.tensors import load_tensors
 from stylenat.errors import UserError
 from stylenat.models.discriminator import Discriminator
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace
 
 CARD = "model.json"  # makes a folder a model
@@ -28,7 +35,7 @@ class Checkpoint:
     Attributes:
         path: as given, resolved.
         networks: name, of "g_ema", "g" and "d", → a function that reads its tensors, under our names.
-        levels: the partitions' text of each level from 4 on, or their dilations alone, or None: not told.
+        levels: the partitions of each level from 4 on, or their dilations alone, or None: not stored.
         facts: what the checkpoint tells of itself, plain JSON.
     """
 
@@ -99,7 +106,7 @@ def _find(settings, name):
 def _open_model(path):
     try:
         facts = json.loads((path / CARD).read_text(encoding="utf-8"))
-        levels = facts["partitions"]
+        levels = [parse_partitions(text) for text in facts["partitions"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / CARD} is damaged ({error!r}): convert the model again") from None
     files = {file.stem: lambda file=file: load_tensors(file) for file in sorted(path.glob("*.safetensors"))}
@@ -117,10 +124,9 @@ def _open_run(run):
         "d": state / "discriminator.safetensors",
     }
     config = run.config
-    levels = list(map(format_partitions, config.level_partitions()))
     facts = {"source": run.id, "layout": "run", "nimg": snapshots[-1], "config": config.to_dict()}
     readers = {name: lambda file=file: load_tensors(file) for name, file in files.items()}
-    return Checkpoint(run.path, readers, levels, facts)
+    return Checkpoint(run.path, readers, list(config.partitions), facts)
 
 
 def _open_safetensors(path):
@@ -169,7 +175,7 @@ def build(checkpoint, name, partitions=None):
         widths = [tensors[f"layers.{i}.blocks.0.attn.proj.weight"].shape[0] for i in range(len(levels))]
         depth = sum(re.fullmatch(r"style\.\d+\.weight", name) is not None for name in tensors)
         with torch.device("meta"):
-            generator = Generator(widths, levels, tensors["style.1.weight"].shape[0], depth)
+            generator = StyleNAT(widths, levels, tensors["style.1.weight"].shape[0], depth)
     except (KeyError, IndexError) as error:
         raise UserError(f"{checkpoint.path}: {name} is no generator, it lacks the tensor {error}") from None
     _fill(generator, tensors, f"{checkpoint.path}: {name}")
@@ -230,17 +236,17 @@ def _levels(tensors, checkpoint, partitions):
         if len(given) != count - 1:
             raise UserError(
                 f"partitions describe {len(given)} levels, {checkpoint.path} has {count - 1} from 8 on: "
-                f"give one for each of 8 … {4 * 2 ** (count - 1)}"
+                f"give one for each of 8 … {resolutions(count)[-1]}"
             )
         stored = [None, *given]
     levels, assumed = [], False
-    for i in range(count):
+    for i, resolution in enumerate(resolutions(count)):
         parts = _undilated(tensors, i)
-        if i and isinstance(parts[0], HeadPartition):
+        if isinstance(parts[0], HeadPartition):
             told = stored[i] if stored and i < len(stored) else None
             assumed |= told is None
-            told = _rule(len(parts), 4 * 2**i, checkpoint.path) if told is None else told
-            parts = _dilated(parts, told, 4 * 2**i)
+            told = _rule(len(parts), resolution, checkpoint.path) if told is None else told
+            parts = _dilated(parts, told, resolution)
         levels.append(parts)
     if assumed:
         told = "/".join(map(format_partitions, levels[1:]))
@@ -256,8 +262,8 @@ def _undilated(tensors, i):
     prefix = f"layers.{i}.blocks.0.attn."
     if (table := tensors.get(f"{prefix}tables.0")) is not None:
         return (ShiftedWindows(2 * table.shape[1], (int(len(table) ** 0.5) + 1) // 2),)
-    if i == 0:
-        return (HeadPartition(tensors[f"{prefix}rpb"].shape[0], 3),)  # full: only the heads count
+    if (table := tensors.get(f"{prefix}rpb")) is not None:
+        return (Full(table.shape[0]),)
     tables = [tensors[f"{prefix}rpb.0"]]
     while (table := tensors.get(f"{prefix}rpb.{len(tables)}")) is not None:
         tables.append(table)

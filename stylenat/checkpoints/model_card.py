@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from stylenat.attention.partitions import Full, parse_partitions, resolutions
 from stylenat.data.sources import BUNDLED
 from stylenat.evaluation.metrics import Score
 
@@ -12,13 +13,12 @@ SHOWN = ("batch_size", "generator_lr", "discriminator_lr", "r1_gamma", "bcr_weig
 
 def model_card(facts: dict[str, Any]) -> str:
     """The model card of what `model.json` holds, Markdown."""
-    coarsest = facts["partitions"][0].replace("x3@1", " heads, full attention")  # unless it is StyleSwin's
-    levels = "\n".join(
-        f"| {4 * 2**i} | {width} | {part} |"
-        for i, (width, part) in enumerate(
-            zip(facts["widths"], [coarsest, *facts["partitions"][1:]], strict=True)
-        )
-    )
+    rows = []
+    for side, width, text in zip(
+        resolutions(len(facts["widths"])), facts["widths"], facts["partitions"], strict=True
+    ):
+        rows.append(f"| {side} | {width} | {_attention(text)} |")
+    levels = "\n".join(rows)
     config, size = facts.get("config", {}), facts["resolution"]
     return f"""---
 library_name: stylenat
@@ -59,6 +59,12 @@ python -m stylenat sample PATH --seeds 0-15 --psi 0.7 --out samples
 Images come out ImageNet-normalized; truncation moves towards the mean of {facts["mean_style"]["styles"]:,}
 styles of seed {facts["mean_style"]["seed"]}, stored as `mean_style`.
 """
+
+
+def _attention(text: str) -> str:
+    """A level's partitions as the card shows them."""
+    first = parse_partitions(text)[0]
+    return f"{first.heads} heads, full attention" if isinstance(first, Full) else text
 
 
 def _if(text: str, value: object) -> str:

@@ -9,6 +9,7 @@ import zipfile
 
 import torch
 
+from stylenat.attention.partitions import Full, HeadPartition, Level, resolutions
 from stylenat.attention.shifted_windows import relative_position_index, shift_mask
 from stylenat.errors import UserError
 
@@ -170,7 +171,7 @@ def _haar(module, inverse=False):
 
 def _window_constants(block, half, table):
     size = (int(len(table) ** 0.5) + 1) // 2
-    resolution = 4 * 2 ** int(block.split(".")[1])
+    resolution = resolutions(int(block.split(".")[1]) + 1)[-1]
     constants = {f"{block}.attn.{half}.relative_position_index": relative_position_index(size)}
     if half == "1" and resolution > size:
         constants[f"{block}.attn_mask2"] = shift_mask(resolution, resolution, size)
@@ -186,10 +187,21 @@ def write_contents(networks, levels, layout):
         layout: "old" (whose names hold two halves a level) or "new".
     """
     states = {name: to_published(tensors, legacy=layout == "old") for name, tensors in networks.items()}
-    parts = [[part for part in level if hasattr(part, "dilation")] for level in levels]
+    windows = [_published_windows(level) for level in levels]
     settings = {
-        "kernels": [[part.kernel_size for part in level] for level in parts],
-        "dilations": [[part.dilation for part in level] for level in parts],
+        "kernels": [[kernel for kernel, _ in level] for level in windows],
+        "dilations": [[dilation for _, dilation in level] for level in windows],
     }
-    args = {"runs": {"size": 4 * 2 ** (len(levels) - 1), "generator": settings}}
+    args = {"runs": {"size": resolutions(len(levels))[-1], "generator": settings}}
     return {"args": args, **(states if layout == "old" else {"state_dicts": states})}
+
+
+def _published_windows(level: Level) -> list[tuple[int, int]]:
+    """(kernel, dilation) of each partition as published files give them; none for StyleSwin's windows."""
+    windows = []
+    for part in level:
+        if isinstance(part, HeadPartition):
+            windows.append((part.kernel_size, part.dilation))
+        elif isinstance(part, Full):
+            windows.append((3, 1))  # the files have an entry for 4 × 4, too, which nothing uses
+    return windows

@@ -1,27 +1,38 @@
-"""Datasets: the images of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
+"""What is in a dataset: every image decoded, sizes and modes counted."""
 
 from collections import Counter
 from dataclasses import dataclass
 
-from stylenat.data.dataset import _check_size, _positions
-from stylenat.data.sources import BUNDLED, bar, open_source
+from stylenat.data.dataset import check_resolution_value, split_positions
+from stylenat.data.sources import bar, open_source
 from stylenat.errors import UserError
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; `str()` tells it on one line."""
+    """What `check` found; `str()` puts it on one line.
+
+    Attributes:
+        source: as given.
+        count: images.
+        sizes: images by (width, height), the most frequent first.
+        modes: images by Pillow mode, the most frequent first.
+        manifest: sha256 of names and files.
+        largest_resolution: that every image serves.
+        splits: images by split.
+        ignored: names of sidecars.
+    """
 
     source: str
     count: int
-    sizes: dict  # (width, height) → images
-    modes: dict  # Pillow mode → images
+    sizes: dict[tuple[int, int], int]
+    modes: dict[str, int]
     manifest: str
     largest_resolution: int
-    splits: dict  # split → images
-    ignored: tuple  # names of sidecars
+    splits: dict[str, int]
+    ignored: tuple[str, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         sizes = [f"{width}x{height} ({count})" for (width, height), count in list(self.sizes.items())[:3]]
         more = f" and {len(self.sizes) - 3} others" if len(self.sizes) > 3 else ""
         modes = ", ".join(f"{mode} ({count})" for mode, count in self.modes.items())
@@ -34,26 +45,36 @@ class Report:
         )
 
 
-def check(source, resolution=None):
-    """Decode every image of `source`, at `resolution` where given, and tell what is there as a `Report`.
+def check(source: str, resolution: int | None = None) -> Report:
+    """Decode every image of a dataset.
 
-    Raises: UserError, one line that counts the files which can't be used and tells of the first five.
+    Args:
+        source: `"noto-faces"`, or the path of a folder or zip.
+        resolution: that every image must serve; default: its own size.
+
+    Returns:
+        What is there.
+
+    Raises:
+        UserError: one line that counts the files which can't be used and says why for the first five.
     """
     files = open_source(source)
-    sizes, modes, faults = Counter(), Counter(), []
     if resolution is not None:
-        _check_size(resolution)
-        if files.source == BUNDLED:
-            files.check_resolution(resolution)
+        check_resolution_value(resolution)
+        files.check_resolution_offered(resolution)
+    sizes: Counter[tuple[int, int]] = Counter()
+    modes: Counter[str] = Counter()
+    faults = []
     count = len(files.names)
     for index in bar(range(count), "checking"):
         try:
             size, mode = files.header(index)
             files.image(index, resolution or min(size))
-            sizes[size] += 1
-            modes[mode] += 1
         except UserError as error:
             faults.append(str(error))
+            continue
+        sizes[size] += 1
+        modes[mode] += 1
     if faults:
         raise UserError(f"{len(faults)} of {count} files in {source} can't be used: {' '.join(faults[:5])}")
     return Report(
@@ -63,6 +84,6 @@ def check(source, resolution=None):
         modes=dict(modes.most_common()),
         manifest=files.manifest,
         largest_resolution=min(map(min, sizes)),
-        splits={split: len(_positions(count, split)) for split in ("train", "heldout")},
+        splits={split: len(split_positions(count, split)) for split in ("train", "heldout")},
         ignored=files.ignored,
     )

@@ -1,12 +1,15 @@
-"""Datasets: the images of a source at one resolution as uint8 `(3, R, R)`, their splits and batches."""
+"""Datasets: the images of a source at one resolution and split."""
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from stylenat.data.sources import bar, open_source
+from stylenat.data.sources import Source, bar, open_source
 from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
@@ -14,95 +17,132 @@ HOLD_OUT_EVERY = 5  # positions 4, 9, 14, … in name order are held out
 DECODED_AT_ONCE = 2**28  # bytes; up to this size a set is decoded when opened, beyond it image by image
 
 
-def _positions(count, split):
+def split_positions(count: int, split: str) -> Sequence[int]:
     """Which of `count` images in name order a split holds."""
     held_out = range(count)[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
-    train = [i for i in range(count) if i not in held_out]
-    return {"all": range(count), "train": train, "heldout": held_out}[split]
+    if split == "heldout":
+        return held_out
+    if split == "train":
+        return [position for position in range(count) if position not in held_out]
+    return range(count)
 
 
 class ImageDataset:
     """Images of one source at one resolution and split; `[i]` is uint8 `(3, R, R)`, RGB.
 
-    Attributes: `source` as given, `name`, `resolution`, `split`, `names` (relative, sorted) and `manifest`,
-    a sha256 of the names and files of the whole source, the same for every split, resolution and packing.
+    Attributes:
+        source: as given.
+        name: of the folder or zip.
+        resolution: pixels a side, R.
+        split: "all", "train" or "heldout".
+        names: of the images, relative, sorted.
     """
 
-    def __init__(self, files, resolution, split, decoded=None):
+    def __init__(self, files: Source, resolution: int, split: str, decoded: Tensor | None = None) -> None:
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-        kept = _positions(len(files.names), split)
+        kept = split_positions(len(files.names), split)
         if not kept:
             raise UserError(
                 f"{files.source} has {len(files.names)} images and split 'heldout' takes every fifth: it "
                 f"is empty; give {HOLD_OUT_EVERY} images or more."
             )
-        self._files, self._positions, self._decoded = files, np.array(kept), decoded
-        self.source, self.name, self.resolution, self.split = files.source, files.name, resolution, split
-        self.names = [files.names[i] for i in kept]
+        self._files = files
+        self._positions = np.array(kept)
+        self._decoded = decoded
+        self.source = files.source
+        self.name = files.name
+        self.resolution = resolution
+        self.split = split
+        self.names = [files.names[position] for position in kept]
 
     @property
-    def manifest(self):
+    def manifest(self) -> str:
+        """sha256 of names and files of the whole source, the same for every split, resolution and packing."""
         return self._files.manifest
 
-    def with_split(self, split):
+    @property
+    def is_decoded(self) -> bool:
+        """Whether all images are in memory."""
+        return self._decoded is not None
+
+    def with_split(self, split: str) -> "ImageDataset":
         """The same source at the same resolution, another split; nothing is read again."""
         return ImageDataset(self._files, self.resolution, split, self._decoded)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._positions)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Tensor:
         position = self._positions[index]
         if self._decoded is not None:
             return self._decoded[position]
         image = self._files.image(position, self.resolution)
         return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
-    def stack(self, indices=None):
-        """uint8 `(N, 3, R, R)` of all images, or of those at `indices`, in memory."""
-        indices = range(len(self)) if indices is None else indices
+    def stack(self, indices: Sequence[int] | np.ndarray | None = None) -> Tensor:
+        """uint8 `(N, 3, R, R)` of all images, or of those at `indices`, in memory.
+
+        Raises:
+            UserError: a file that can't be decoded.
+        """
+        chosen = range(len(self)) if indices is None else indices
         if self._decoded is not None:
-            return self._decoded[self._positions[np.asarray(indices)]]
+            return self._decoded[self._positions[np.asarray(chosen)]]
         with ThreadPoolExecutor() as pool:
-            return torch.stack(list(bar(pool.map(self.__getitem__, indices), "decoding", len(indices))))
+            return torch.stack(list(bar(pool.map(self.__getitem__, chosen), "decoding", len(chosen))))
 
 
-def open_dataset(source, resolution, split="all"):
-    """Open `"noto-faces"` (at 32 or 64) or the path of a folder or zip of images as an `ImageDataset`.
+def open_dataset(source: str | Path, resolution: int, split: str = "all") -> ImageDataset:
+    """Open a dataset at a resolution.
 
     Every file's size is checked here. A set of at most 256 MB at this resolution is decoded here, too, so
     that a bad file shows at once; a larger one is decoded image by image, and `check` finds its bad
     files beforehand.
 
-    Raises: UserError naming the path or file at fault, or a resolution or split that isn't there.
+    Args:
+        source: `"noto-faces"` (at 32 or 64), or the path of a folder or zip of images.
+        resolution: pixels a side.
+        split: "all", "train" or "heldout".
+
+    Raises:
+        UserError: names the path or file at fault, or a resolution or split that isn't there.
     """
-    _check_size(resolution)
-    files = open_source(source)
-    files.check_resolution(resolution)
-    dataset = ImageDataset(files, resolution, "all")
-    if len(dataset) * 3 * resolution**2 <= DECODED_AT_ONCE:
-        dataset._decoded = dataset.stack()
-    return dataset.with_split(split)
+    check_resolution_value(resolution)
+    return _at_resolution(open_source(source), resolution).with_split(split)
 
 
-def open_samples(source):
-    """Open a folder or zip of generated images, square and all of one size, as an `ImageDataset`.
+def open_samples(source: str | Path) -> ImageDataset:
+    """Open a folder or zip of generated images, square and all of one size.
 
-    Raises: UserError as of `open_dataset`, or naming the first image of another size.
+    Raises:
+        UserError: as of `open_dataset`, or naming the first image of another size.
     """
     files = open_source(source)
-    sizes = {name: files.header(index)[0] for index, name in enumerate(files.names)}
-    usual = Counter(sizes.values()).most_common(1)[0][0]
-    for name, (width, height) in sizes.items():
+    sizes = [files.header(index)[0] for index in range(len(files.names))]
+    usual = Counter(sizes).most_common(1)[0][0]
+    for name, (width, height) in zip(files.names, sizes, strict=True):
         if (width, height) != usual or width != height:
             raise UserError(
                 f"{name} in {source} is {width}x{height}, but samples are square and of one size, here "
                 f"{usual[0]}x{usual[1]}: move it elsewhere"
             )
-    return open_dataset(source, usual[0])
+    return _at_resolution(files, usual[0])
 
 
-def _check_size(resolution):
+def _at_resolution(files: Source, resolution: int) -> ImageDataset:
+    files.check_resolution(resolution)
+    dataset = ImageDataset(files, resolution, "all")
+    if len(dataset) * 3 * resolution**2 > DECODED_AT_ONCE:
+        return dataset
+    return ImageDataset(files, resolution, "all", decoded=dataset.stack())
+
+
+def check_resolution_value(resolution: int) -> None:
+    """Check that a resolution is a size in pixels.
+
+    Raises:
+        UserError: it is not.
+    """
     if not isinstance(resolution, int) or resolution < 1:
         raise UserError(f"resolution {resolution!r} is no size in pixels; give a whole number such as 64.")

@@ -15,8 +15,11 @@ import hashlib
 import os
 import re
 import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,6 +27,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from stylenat.errors import UserError
 from stylenat.progress import progress
 
+Header = tuple[tuple[int, int], str]  # (width, height) and Pillow's mode
+T = TypeVar("T")
 BUNDLED = "noto-faces"
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
@@ -33,34 +38,90 @@ _SYSTEM_FILE = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 _SIDECAR = re.compile(r"(^|/)((README|LICEN[CS]E|NOTICE|COPYING)(\.(txt|md|rst|html))?|dataset\.json)$", re.I)
 
 
-def pixels_sha256(images):
+def pixels_sha256(images: np.ndarray) -> str:
     """Hex sha256 of the raw bytes of a uint8 array `(…, R, R, 3)`."""
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
-def _manifest(names, digests):
+def _manifest(names: Iterable[str], digests: Iterable[str]) -> str:
     """sha256 of the lines `<file sha256>  <relative name>` in name order, the way `sha256sum` lists them."""
     lines = (f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def bar(items, what, total=None):
-    """`items` with a progress bar, where there are enough of them to wait for."""
-    total = len(items) if total is None else total
-    if total < PROGRESS_FROM:
+def bar(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
+    """The items with a progress bar, where there are enough of them to wait for.
+
+    Args:
+        items: what to go through.
+        title: in front of the bar.
+        total: how many; default: their length.
+    """
+    count = len(items) if isinstance(items, Sequence) else total or 0
+    if count < PROGRESS_FROM:
         return items
-    return progress(items, total=total, desc=what, unit="img", leave=False)
+    return progress(items, total=count, desc=title, unit="img", leave=False)
 
 
-class _Bundled:
+class Source(ABC):
+    """A set of images that are read one by one.
+
+    Attributes:
+        source: as given.
+        name: of the set, for records.
+        names: of the images, relative, sorted.
+        ignored: names of sidecars.
+    """
+
+    source: str
+    name: str
+    names: list[str]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def manifest(self) -> str:
+        """sha256 of names and files."""
+
+    @abstractmethod
+    def header(self, index: int) -> Header:
+        """An image's size and mode; the file is opened once."""
+
+    @abstractmethod
+    def check_resolution_offered(self, resolution: int) -> None:
+        """Check that the set as such comes at a resolution, whatever its images are.
+
+        Raises:
+            UserError: it does not.
+        """
+
+    @abstractmethod
+    def check_resolution(self, resolution: int) -> None:
+        """Check that every image serves a resolution.
+
+        Raises:
+            UserError: names the first that does not.
+        """
+
+    @abstractmethod
+    def image(self, index: int, resolution: int) -> np.ndarray:
+        """uint8 `(R, R, 3)`, prepared as the module's docstring says.
+
+        Raises:
+            UserError: the file is no image or is too small; names it.
+        """
+
+
+class _Bundled(Source):
     """The 987 Noto portraits, drawn art under Apache-2.0 (`assets/NOTICE`), checked by the pinned hash."""
 
-    source = name = BUNDLED
-    ignored = ()
+    source = BUNDLED
+    name = BUNDLED
 
-    def __init__(self):
+    def __init__(self) -> None:
         with np.load(NOTO_ASSET) as asset:
-            self.pixels, self.names = asset["images"], asset["names"].tolist()  # (987, 64, 64, 3)
+            self.pixels = asset["images"]  # (987, 64, 64, 3)
+            self.names = asset["names"].tolist()
         if (found := pixels_sha256(self.pixels)) != NOTO_SHA256:
             raise UserError(
                 f"{NOTO_ASSET} is altered: its pixels have sha256 {found}, expected {NOTO_SHA256}; reinstall "
@@ -68,38 +129,41 @@ class _Bundled:
             )
 
     @cached_property
-    def manifest(self):
+    def manifest(self) -> str:
         return _manifest(self.names, map(pixels_sha256, self.pixels))
 
-    def header(self, index):
+    def header(self, index: int) -> Header:
         return (64, 64), "RGB"
 
-    def check_resolution(self, resolution):
+    def check_resolution_offered(self, resolution: int) -> None:
         if resolution not in (32, 64):
             raise UserError(
                 f"{BUNDLED} comes at 32 and 64, not at {resolution}: choose one of these, or give a folder "
                 "or zip of larger images."
             )
 
-    def image(self, index, resolution):
-        """uint8 `(R, R, 3)`; 32 by a 2x2 box, rows then columns, halves rounded up each time (as Pillow)."""
+    check_resolution = check_resolution_offered
+
+    def image(self, index: int, resolution: int) -> np.ndarray:
+        """32 by a 2x2 box, rows then columns, halves rounded up each time (as Pillow)."""
         pixels = self.pixels[index]
-        if resolution == 32:
-            wide = pixels.astype(np.uint16)
-            high = (wide[:, 0::2] + wide[:, 1::2] + 1) // 2  # (64, 32, 3)
-            pixels = ((high[0::2] + high[1::2] + 1) // 2).astype(np.uint8)
-        return pixels
+        if resolution == 64:
+            return pixels
+        wide = pixels.astype(np.uint16)
+        high = (wide[:, 0::2] + wide[:, 1::2] + 1) // 2  # (64, 32, 3)
+        return ((high[0::2] + high[1::2] + 1) // 2).astype(np.uint8)
 
 
-class _Files:
-    """Image files below `path`, a folder or zip: `members` are their names there, `open_member` opens one."""
+class _Files(Source):
+    """Image files below `path`; `members` are their names there."""
 
-    def __init__(self, source, path, members, open_member):
-        self.source, self.path, self._open = str(source), path, open_member
+    def __init__(self, source: str | Path, path: Path, found: Iterable[str]) -> None:
+        self.source = str(source)
+        self.path = path
         self.name = path.resolve().name if path.is_dir() else path.stem
-        members = sorted(member for member in members if not _SYSTEM_FILE.search(member))
-        self.ignored = tuple(member for member in members if _SIDECAR.search(member))
-        self.members = [member for member in members if member not in self.ignored]
+        files = sorted(member for member in found if not _SYSTEM_FILE.search(member))
+        self.ignored = tuple(member for member in files if _SIDECAR.search(member))
+        self.members = [member for member in files if member not in self.ignored]
         if not self.members:
             raise UserError(
                 f"Dataset {self.source!r} is empty: no image in {path}; put images there, or {_USE_BUNDLED}"
@@ -107,20 +171,25 @@ class _Files:
         # Relative to the deepest common folder: a folder and a zip of it then have one manifest.
         common = os.path.commonpath([str(PurePosixPath(member).parent) for member in self.members])
         self.names = [PurePosixPath(member).relative_to(common).as_posix() for member in self.members]
+        self._headers: dict[int, Header] = {}
+
+    @abstractmethod
+    def open_member(self, member: str) -> IO[bytes]:
+        """Open a file for reading."""
 
     @cached_property
-    def manifest(self):
-        def digest(member):
-            with self._open(member) as stream:
-                return hashlib.sha256(stream.read()).hexdigest()
+    def manifest(self) -> str:
+        return _manifest(self.names, map(self._digest, bar(self.members, "hashing")))
 
-        return _manifest(self.names, map(digest, bar(self.members, "hashing")))
+    def _digest(self, member: str) -> str:
+        with self.open_member(member) as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
 
-    def _with_image(self, index, action):
-        """`action(image)`; whatever goes wrong is told with the file's name."""
+    def _with_image(self, index: int, action: Callable[[Image.Image], T]) -> T:
+        """`action(image)`; whatever goes wrong is said with the file's name."""
         member = self.members[index]
         try:
-            with self._open(member) as stream, Image.open(stream) as image:
+            with self.open_member(member) as stream, Image.open(stream) as image:
                 return action(image)
         except UserError:
             raise
@@ -131,31 +200,67 @@ class _Files:
                 f"{self.path / member} is no readable image ({why}); replace or remove it."
             ) from error
 
-    def header(self, index):
-        return self._with_image(index, lambda image: (image.size, image.mode))
+    def header(self, index: int) -> Header:
+        if index not in self._headers:
+            self._headers[index] = self._with_image(index, lambda image: (image.size, image.mode))
+        return self._headers[index]
 
-    def check_resolution(self, resolution):
+    def check_resolution_offered(self, resolution: int) -> None:
+        pass
+
+    def check_resolution(self, resolution: int) -> None:
         for index in bar(range(len(self.members)), "checking sizes"):
             self._check_size(index, self.header(index)[0], resolution)
 
-    def _check_size(self, index, size, resolution):
+    def _check_size(self, index: int, size: tuple[int, int], resolution: int) -> None:
         if min(size) < resolution:
             raise UserError(
                 f"{self.path / self.members[index]} is {size[0]}x{size[1]}, smaller than the asked "
                 f"{resolution}x{resolution}: ask for a resolution of at most {min(size)}, or remove it."
             )
 
-    def image(self, index, resolution):
-        """uint8 `(R, R, 3)`, prepared as the module's docstring says."""
-
-        def prepare(image):
+    def image(self, index: int, resolution: int) -> np.ndarray:
+        def prepare(image: Image.Image) -> np.ndarray:
             self._check_size(index, image.size, resolution)
-            return np.asarray(_square(_rgb(ImageOps.exif_transpose(image), image.format), resolution))
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_square(_rgb(upright, image.format), resolution))
 
         return self._with_image(index, prepare)
 
 
-def _rgb(image, file_format):
+class _Folder(_Files):
+    def __init__(self, source: str | Path, path: Path) -> None:
+        super().__init__(source, path, _folder_members(path))
+
+    def open_member(self, member: str) -> IO[bytes]:
+        return (self.path / member).open("rb")
+
+
+class _Zip(_Files):
+    """A zip; each process opens it for itself, for processes that share a file share its position."""
+
+    def __init__(self, source: str | Path, path: Path) -> None:
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        self.path = path
+        found = {item.filename for item in self._archive().infolist() if not item.is_dir()}
+        super().__init__(source, path, found)
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (
+                os.getpid(),
+                zipfile.ZipFile(self.path),
+            )  # its lock lets threads read side by side
+        return self._opened[1]
+
+    def open_member(self, member: str) -> IO[bytes]:
+        return self._archive().open(member)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": None}
+
+
+def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     """Any Pillow image → RGB, transparent parts on white; 32-bit pixels raise ValueError."""
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         gray = np.asarray(image).astype(np.float64) / 257  # 65535 → 255
@@ -168,7 +273,7 @@ def _rgb(image, file_format):
     return image.convert("RGB")
 
 
-def _square(image, resolution):
+def _square(image: Image.Image, resolution: int) -> Image.Image:
     """The center square of an RGB image, resized with Lanczos unless it has `resolution` already."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -180,30 +285,28 @@ _USE_BUNDLED = f"use {BUNDLED!r} (987 emoji portraits, built in)."
 _bundled = lru_cache(maxsize=1)(_Bundled)
 
 
-def _folder_members(path):
-    def refuse(error):
+def _folder_members(path: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
         raise UserError(
-            f"{error.filename} can't be listed ({error.strerror}); mend its permissions."
+            f"{error.filename} can't be listed ({error.strerror}); change its permissions."
         ) from error
 
     for folder, _, files in os.walk(path, onerror=refuse, followlinks=True):
-        yield from ((Path(folder) / file).relative_to(path).as_posix() for file in files)
+        for file in files:
+            yield (Path(folder) / file).relative_to(path).as_posix()
 
 
-def open_source(source):
-    """The set of that name, or the folder or zip at that path: an object that reads its images one by one.
+def open_source(source: str | Path) -> Source:
+    """The set of that name, or the folder or zip at that path.
 
-    It has `source` as given, `name`, `names` (relative, sorted), `manifest`, `ignored` (sidecars' names),
-    `header(i)` → ((width, height), Pillow mode), `image(i, resolution)` → uint8 `(R, R, 3)` and
-    `check_resolution`, which refuses a resolution that an image does not serve.
-
-    Raises: UserError naming a path that isn't there, holds no image or is neither folder nor zip.
+    Raises:
+        UserError: names a path that isn't there, holds no image or is neither folder nor zip.
     """
     if str(source) == BUNDLED:
         return _bundled()
     path = Path(source).expanduser()
     if path.is_dir():
-        return _Files(source, path, _folder_members(path), lambda member: (path / member).open("rb"))
+        return _Folder(source, path)
     if not path.exists():
         raise UserError(
             f"Dataset {str(source)!r} not found: {path.absolute()} does not exist; give a folder or zip of "
@@ -213,7 +316,4 @@ def open_source(source):
         raise UserError(
             f"{path} is neither a folder nor a zip; give a folder or zip of images, or {_USE_BUNDLED}"
         )
-    archive = zipfile.ZipFile(path)  # locks its file: threads may read side by side
-    return _Files(
-        source, path, {item.filename for item in archive.infolist() if not item.is_dir()}, archive.open
-    )
+    return _Zip(source, path)

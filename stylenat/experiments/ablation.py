@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stylenat.attention.partitions import dilated_partitions
+from stylenat.attention.partitions import dilated_levels, format_levels
 from stylenat.errors import UserError
 from stylenat.experiments.record import score_run
 from stylenat.presets import get_config
@@ -32,6 +32,8 @@ def run_ablation(preset: str, dilation: int, **overrides: Any) -> RunRecord:
             f"partitions={overrides['partitions']!r}: the ablation sets them from dilation; leave them out"
         )
     config = get_config(preset, **overrides, partitions="")
-    levels = dilated_partitions(config.level_heads(), dilation)
-    config = get_config(preset, **overrides, partitions=levels, variant=f"dilation {dilation}")
-    return score_run(train(config), history=False)
+    levels = dilated_levels(config.level_heads, dilation)
+    variant = get_config(
+        preset, **overrides, partitions=format_levels(levels), variant=f"dilation {dilation}"
+    )
+    return score_run(train(variant), history=False)

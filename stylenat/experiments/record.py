@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from torch import nn
 
-from stylenat.checkpoints.run import Run
+from stylenat.checkpoints.run import LOG, Run
 from stylenat.data.dataset import open_dataset
 from stylenat.device import pick_device
 from stylenat.errors import UserError
@@ -60,7 +60,7 @@ def score_run(
     device = pick_device(device)
     run.generator()  # raises where there is no snapshot
     config = run.config
-    log = pd.DataFrame(run.metrics())
+    log = pd.DataFrame(run.log())
     snapshots = run.snapshots() if history else run.snapshots()[-1:]
     elapsed = _elapsed(run, log, snapshots)
     dataset = open_dataset(config.data, config.resolution)
@@ -108,7 +108,7 @@ def _elapsed(run: Run, log: pd.DataFrame, snapshots: Sequence[int]) -> dict[int,
     elapsed = dict(zip(log.get("nimg", ()), log.get("seconds", ()), strict=True))
     missing = sorted(set(snapshots) - elapsed.keys())
     if missing:
-        raise UserError(f"{run.path / 'metrics.jsonl'} has no line of nimg={missing[0]}: restore the file")
+        raise UserError(f"{run.path / LOG} has no line of nimg={missing[0]}: restore the file")
     return elapsed
 
 

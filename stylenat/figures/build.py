@@ -30,7 +30,7 @@ def build_figures() -> list[Path]:
     Raises:
         UserError: a broken record, or a damaged bundled model.
     """
-    level = get_config("ffhq-256").level_partitions()[3]  # 32 × 32 tokens
+    level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
     paths = [
         save(bubble_chart(), "bubble_chart"),

@@ -12,7 +12,7 @@ from stylenat.data.dataset import ImageDataset
 from stylenat.evaluation.memorization import Memorization
 from stylenat.figures.style import DPI, GRAY, WIDTH
 from stylenat.images import enlarge, image_grid
-from stylenat.models.stylenat import Generator
+from stylenat.models.base import Generator
 from stylenat.sampling.sample import interpolate, mix_styles, render, styles
 
 GAP = 8  # dots between images

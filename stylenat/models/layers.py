@@ -7,13 +7,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class PixelNorm(nn.Module):
     """Scales each latent `(B, L)` to unit mean square (StyleGAN, mapping network input)."""
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Tensor:
+        """`(B, L)` → the same."""
         return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
@@ -22,38 +23,54 @@ class EqualizedLinear(nn.Module):
 
     Stored weights are N(0, 1) / `lr_multiplier`, used times `lr_multiplier / sqrt(in_features)`; the bias is
     used times `lr_multiplier` (StyleGAN; Progressive GAN, section 4.1).
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        lr_multiplier: how much slower than other layers it learns.
     """
 
-    def __init__(self, in_features, out_features, lr_multiplier=1.0):
+    def __init__(self, in_features: int, out_features: int, lr_multiplier: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """`(…, in_features)` → `(…, out_features)`."""
         return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
 
 
 class MappingLayer(EqualizedLinear):
-    """One layer of the mapping network: equalized linear, LeakyReLU(0.2), times √2."""
+    """One layer of the mapping network: equalized linear, LeakyReLU(0.2), times √2.
 
-    def __init__(self, features):
+    Args:
+        features: size of input and output.
+    """
+
+    def __init__(self, features: int) -> None:
         super().__init__(features, features, lr_multiplier=0.01)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, features)` → the same."""
         return F.leaky_relu(super().forward(x), 0.2) * math.sqrt(2)
 
 
 class BiasActivation(nn.Module):
-    """Learned bias, LeakyReLU(0.2), times √2 over dimension 1 of `(B, C, …)`."""
+    """Learned bias, LeakyReLU(0.2), times √2 over dimension 1 of `(B, C, …)`.
 
-    def __init__(self, channels):
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x):
-        bias = self.bias.view(-1, *(1,) * (x.ndim - 2))
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, …)` → the same."""
+        bias = self.bias.view(-1, *(1,) * (x.ndim - 2))  # (C, 1, …)
         return F.leaky_relu(x + bias, 0.2) * math.sqrt(2)
 
 
@@ -62,46 +79,57 @@ class AdaIN(nn.Module):
 
     Instance norm over H·W (biased variance, eps 1e-5), then `gamma · x + beta` with `[gamma, beta]` an
     equalized linear of the style `(B, style_dim)`; nothing is added to gamma.
+
+    Args:
+        channels: C.
+        style_dim: size of the style.
     """
 
-    def __init__(self, channels, style_dim):
+    def __init__(self, channels: int, style_dim: int) -> None:
         super().__init__()
         self.style = EqualizedLinear(style_dim, 2 * channels)
 
-    def forward(self, x, style):
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Features `(B, H, W, C)` and a style `(B, style_dim)` → features `(B, H, W, C)`."""
         gamma, beta = self.style(style)[:, None, None].to(x.dtype).chunk(2, dim=-1)  # (B, 1, 1, C) each
-        x = x - x.mean(dim=(1, 2), keepdim=True)
-        variance = x.square().mean(dim=(1, 2), keepdim=True)  # var_mean is several times slower on a CPU
-        return torch.addcmul(beta, x, gamma * torch.rsqrt(variance + 1e-5))
+        centered = x - x.mean(dim=(1, 2), keepdim=True)  # (B, H, W, C)
+        # (B, 1, 1, C); var_mean is several times slower on a CPU
+        variance = centered.square().mean(dim=(1, 2), keepdim=True)
+        return torch.addcmul(beta, centered, gamma * torch.rsqrt(variance + 1e-5))
 
 
-def position_embedding(channels, resolution, device=None):
+def position_embedding(channels: int, resolution: int, device: torch.device | str | None = None) -> Tensor:
     """2-D sinusoidal embedding `(resolution, resolution, channels)`: x in the first half, y in the second.
 
     Frequencies are exp(−ln(10000) / (n − 1) · i) for i < n = channels / 4; positions count from 1.
+
+    Args:
+        channels: a multiple of 4.
+        resolution: tokens a side.
+        device: of the result.
     """
     n = channels // 4
-    frequencies = torch.exp(torch.arange(n, device=device) * (-math.log(10000) / (n - 1)))
-    angles = torch.arange(1, resolution + 1, device=device)[:, None] * frequencies
+    frequencies = torch.exp(torch.arange(n, device=device) * (-math.log(10000) / (n - 1)))  # (n,)
+    angles = torch.arange(1, resolution + 1, device=device)[:, None] * frequencies  # (resolution, n)
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (resolution, channels / 2)
     grid = (resolution, resolution, 2 * n)
     return torch.cat([axis[None].expand(grid), axis[:, None].expand(grid)], dim=-1)
 
 
-def fir_upsample(x):
+def fir_upsample(x: Tensor) -> Tensor:
     """FIR upsampling by two with [1, 3, 3, 1]: `(B, C, H, W)` → `(B, C, 2H, 2W)`."""
     # Bilinear interpolation has these very taps, but repeats the border where the filter sees zeros.
     return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[..., 2:-2, 2:-2]
 
 
-def _fir(x, stride, padding):
+def _fir(x: Tensor, stride: int, padding: int) -> Tensor:
     # The [1, 3, 3, 1] binomial filter of StyleGAN2, as one depthwise 4 × 4 convolution.
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
-    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)
+    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)  # (C, 1, 4, 4)
     return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 
 
-def fir_downsample(x):
+def fir_downsample(x: Tensor) -> Tensor:
     """FIR downsampling by two: `(B, C, H, W)` → `(B, C, H/2, W/2)`."""
     return _fir(x, stride=2, padding=1)
 
@@ -109,24 +137,26 @@ def fir_downsample(x):
 class Blur(nn.Module):
     """FIR blur before a strided convolution: `(B, C, H, W)` → `(B, C, H + 1, W + 1)`."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` → `(B, C, H + 1, W + 1)`."""
         return _fir(x, stride=1, padding=2)
 
 
-def _haar_matrix(x):
+def _haar_matrix(x: Tensor) -> Tensor:
     # Rows: ll, lh (varies vertically), hl, hh; columns: the pixels of a 2 × 2 block, row by row.
     # Symmetric and orthonormal, so it is its own inverse.
     signs = [[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]
     return torch.tensor(signs, device=x.device, dtype=x.dtype) / 2
 
 
-def haar(image):
+def haar(image: Tensor) -> Tensor:
     """Haar transform `(B, 3, H, W)` → `(B, 12, H/2, W/2)`: ll of r, g, b, then lh, hl, hh."""
     blocks = F.pixel_unshuffle(image, 2).unflatten(1, (-1, 4))  # (B, 3, 4, H/2, W/2)
     return torch.einsum("sp,bcphw->bschw", _haar_matrix(image), blocks).flatten(1, 2)
 
 
-def inverse_haar(bands):
+def inverse_haar(bands: Tensor) -> Tensor:
     """Inverse of `haar`: `(B, 12, H, W)` → `(B, 3, 2H, 2W)`."""
+    # (B, 3, 4, H, W)
     blocks = torch.einsum("sp,bschw->bcphw", _haar_matrix(bands), bands.unflatten(1, (4, -1)))
     return F.pixel_shuffle(blocks.flatten(1, 2), 2)

@@ -1,55 +1,79 @@
 """The transformer's perceptron: on a CPU by slices of tokens, whose hidden layer stays in the caches."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 _HIDDEN = 2**20  # entries of the hidden layer worked on at once: measured best at 16 to 512 channels
 
 
-def mlp(x, weight1, bias1, weight2, bias2):
-    """Linear, exact GELU, linear: `(…, C)` → `(…, C')`, with weights `(hidden, C)` and `(C', hidden)`."""
-    tensors = x, weight1, bias1, weight2, bias2
+def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Linear, exact GELU, linear.
+
+    Args:
+        x: `(…, C)`.
+        weight1: of the first linear, `(hidden, C)`.
+        bias1: `(hidden,)`.
+        weight2: of the second linear, `(C', hidden)`.
+        bias2: `(C',)`.
+
+    Returns:
+        `(…, C')`.
+    """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return _whole(*tensors)
-    return _Sliced.apply(*tensors, torch.is_grad_enabled())
+        return _whole(x, weight1, bias1, weight2, bias2)
+    return _Sliced.apply(x, weight1, bias1, weight2, bias2, torch.is_grad_enabled())
 
 
-def _whole(x, weight1, bias1, weight2, bias2):
+def _whole(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+
+def _slice_size(weight1: Tensor) -> int:
+    """Tokens worked on at once."""
+    return max(1, _HIDDEN // len(weight1))
 
 
 class _Sliced(torch.autograd.Function):
     """`_whole` by slices of tokens. Of the hidden layer, only the input of GELU is kept, if needed."""
 
     @staticmethod
-    def forward(ctx, x, weight1, bias1, weight2, bias2, keep):
-        tokens = x.flatten(0, -2)
-        size = max(1, _HIDDEN // len(weight1))
-        hidden = x.new_empty(len(tokens) if keep else min(size, len(tokens)), len(weight1))
-        out = x.new_empty(len(tokens), len(weight2))
+    def forward(
+        ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, keep: bool
+    ) -> Tensor:
+        tokens = x.flatten(0, -2)  # (T, C)
+        size = _slice_size(weight1)
+        rows = len(tokens) if keep else min(size, len(tokens))
+        hidden = x.new_empty(rows, len(weight1))  # before GELU
+        out = x.new_empty(len(tokens), len(weight2))  # (T, C')
         for i in range(0, len(tokens), size):
-            part = tokens[i : i + size]
-            h = hidden.narrow(0, i if keep else 0, len(part))
-            torch.addmm(bias1, part, weight1.T, out=h)
-            torch.addmm(bias2, F.gelu(h), weight2.T, out=out[i : i + size])
+            part = tokens[i : i + size]  # (t, C)
+            own = hidden.narrow(0, i if keep else 0, len(part))  # (t, hidden)
+            torch.addmm(bias1, part, weight1.T, out=own)
+            torch.addmm(bias2, F.gelu(own), weight2.T, out=out[i : i + size])
         ctx.save_for_backward(x, weight1, bias1, weight2, bias2, hidden)
         return out.view(*x.shape[:-1], len(weight2))
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, hidden = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
             return *torch.autograd.grad(_whole(*inputs), inputs, grad, create_graph=True), None
         x, weight1, bias1, weight2, _ = inputs
-        tokens, grad = x.flatten(0, -2), grad.flatten(0, -2)
-        to_tokens = torch.empty_like(tokens)
-        to_weight1, to_bias1, to_weight2 = (torch.zeros_like(w) for w in (weight1, bias1, weight2))
-        size = max(1, _HIDDEN // len(weight1))
+        tokens = x.flatten(0, -2)  # (T, C)
+        grad_out = grad.flatten(0, -2)  # (T, C')
+        grad_tokens = torch.empty_like(tokens)
+        grad_weight1 = torch.zeros_like(weight1)
+        grad_bias1 = torch.zeros_like(bias1)
+        grad_weight2 = torch.zeros_like(weight2)
+        size = _slice_size(weight1)
         for i in range(0, len(tokens), size):
-            part, g, h = (t[i : i + size] for t in (tokens, grad, hidden))
-            to_weight2.addmm_(g.T, F.gelu(h))
-            to_hidden = torch.ops.aten.gelu_backward(g @ weight2, h)
-            to_bias1 += to_hidden.sum(0)
-            to_weight1.addmm_(to_hidden.T, part)
-            torch.mm(to_hidden, weight1, out=to_tokens[i : i + size])
-        return to_tokens.view_as(x), to_weight1, to_bias1, to_weight2, grad.sum(0), None
+            part = slice(i, i + size)
+            grad_weight2.addmm_(grad_out[part].T, F.gelu(hidden[part]))
+            grad_hidden = torch.ops.aten.gelu_backward(grad_out[part] @ weight2, hidden[part])  # (t, hidden)
+            grad_bias1 += grad_hidden.sum(0)
+            grad_weight1.addmm_(grad_hidden.T, tokens[part])
+            torch.mm(grad_hidden, weight1, out=grad_tokens[part])
+        return grad_tokens.view_as(x), grad_weight1, grad_bias1, grad_weight2, grad_out.sum(0), None

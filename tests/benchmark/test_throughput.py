@@ -42,9 +42,11 @@ def by_hand(generator, batch):
         )  # qkv 3, projection 1, MLP 8; two AdaIN
         dense += 4 * side**2 * width * upper if upper else 0
         dense += 3 * (upper or width) * side**2 * (4 if upper else 1)  # to RGB
-        heads = sum(part.heads for part in generator.partitions[i])
-        keys = sum(part.heads * part.kernel_size**2 for part in generator.partitions[i]) / heads
-        attention += 2 * 2 * side**2 * width * (side**2 if side == 4 else keys)
+        keys = side**2
+        if side > 4:
+            heads = sum(part.heads for part in generator.partitions[i])
+            keys = sum(part.heads * part.kernel_size**2 for part in generator.partitions[i]) / heads
+        attention += 2 * 2 * side**2 * width * keys
     return batch * dense, batch * attention
 
 

@@ -20,14 +20,15 @@ import torch
 from helpers import GOLDEN, golden, relative_error
 from PIL import Image
 
-from stylenat.attention.partitions import HeadPartition, format_partitions, parse_partitions
+from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
+from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import load_discriminator, load_generator
 from stylenat.checkpoints.published import CONSTANT, from_published, read_pt, to_published
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.cli import main
 from stylenat.errors import UserError
 from stylenat.models.build import build_discriminator, build_generator
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
 from stylenat.sampling.sample import sample_images
 
@@ -211,7 +212,7 @@ def slow_attention(x, layer):
 def test_five_partitions_on_sixteen_heads_against_a_slow_computation(tmp_path):
     part = parse_partitions("3x3@1,3x5@2,3x7@1,3x3@5,4x5@3")
     torch.manual_seed(1)
-    generator = Generator((32, 32, 32), [(HeadPartition(16, 3, 1),), (HeadPartition(16, 3, 2),), part], 8, 1)
+    generator = StyleNAT((32, 32, 32), [(Full(16),), (HeadPartition(16, 3, 2),), part], 8, 1)
     for parameter in generator.parameters():
         parameter.normal_()
     args = argparse.Namespace(dilations=[[1], [2], [1, 2, 1, 5, 3]])
@@ -466,7 +467,7 @@ def test_convert_makes_a_model_folder_that_gives_the_same_image(capsys, tmp_path
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(load_discriminator(tmp_path / "new")(images), load_discriminator(path)(images))
     card = (tmp_path / "new" / "README.md").read_text()
-    for text in ("tiny.pt", "1x3@1,1x3@8", "the file does not tell", "License", "Not scored", "10,000"):
+    for text in ("tiny.pt", "1x3@1,1x3@8", "not recorded in the file", "License", "Not scored", "10,000"):
         assert text in card
     mean = load_tensors(tmp_path / "new" / "g_ema.safetensors")["mean_style"]
     draws = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0))
@@ -506,6 +507,19 @@ def test_a_compact_model_is_half_as_large_and_nearly_the_same(capsys, tmp_path, 
     loaded = load_generator(tmp_path / "small")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert relative_error(loaded(torch.ones(1, 8)), generator(torch.ones(1, 8))) < 2e-3
+
+
+def test_models_with_the_former_text_of_full_attention_load(tmp_path, tiny_pt):
+    """Written before full attention had a name: as a kernel of 3, which nothing used."""
+    path, generator = tiny_pt
+    heads = generator.partitions[0][0].heads
+    convert(path, tmp_path / "model")
+    card = tmp_path / "model" / "model.json"
+    facts = json.loads(card.read_text())
+    assert facts["partitions"][0] == f"{heads}xfull"
+    facts["partitions"][0] = f"{heads}x3@1"
+    card.write_text(json.dumps(facts))
+    assert load_generator(tmp_path / "model").partitions == generator.partitions
 
 
 def test_bare_tensors_and_damaged_models(tmp_path, tiny_pt):

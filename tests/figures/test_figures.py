@@ -16,7 +16,7 @@ from stylenat.evaluation.metrics import ScoreKey, ScoreValue
 from stylenat.figures import build, results, style
 from stylenat.figures.samples import sample_grid
 from stylenat.images import image_grid, save_png
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 from stylenat.reporting.records import HistoryEntry, write_record
 
 PARTITIONS = parse_partitions("3x3@1,2x5@2")
@@ -147,8 +147,8 @@ def test_the_bundled_model_adds_its_figures(empty_workspace, monkeypatch):
 
 
 def small_generator():
-    partitions = tuple(map(parse_partitions, ("2x3@1", "1x3@1,1x3@2", "1x3@1,1x3@4", "1x3@1,1x3@8")))
-    return Generator((8, 8, 8, 8), partitions, latent_dim=8, mapping_depth=1).eval()
+    partitions = tuple(map(parse_partitions, ("2xfull", "1x3@1,1x3@2", "1x3@1,1x3@4", "1x3@1,1x3@8")))
+    return StyleNAT((8, 8, 8, 8), partitions, latent_dim=8, mapping_depth=1).eval()
 
 
 def test_all_figures_come_from_results_alone(empty_workspace):

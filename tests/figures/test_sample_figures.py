@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat.attention.partitions import HeadPartition, ShiftedWindows, parse_partitions
+from stylenat.attention.partitions import Full, ShiftedWindows, parse_partitions
 from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation.memorization import Memorization
@@ -15,18 +15,18 @@ from stylenat.figures import attention as parts
 from stylenat.figures import samples as sample_figures
 from stylenat.figures import style
 from stylenat.images import enlarge, image_grid, save_gif, save_png
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 from stylenat.sampling.attention_maps import attention_maps, by_partition
 from stylenat.sampling.sample import interpolate, mix_styles, render, sample_images, styles
 
-LEVELS = ("4x3@1", "2x3@1,2x3@2", "1x3@1,2x3@4,1x5@2")
+LEVELS = ("4xfull", "2x3@1,2x3@2", "1x3@1,2x3@4,1x5@2")
 
 
 @pytest.fixture(scope="module")
 def generator():
     """16 × 16 images, with the weights large enough that seeds and keys differ."""
     torch.manual_seed(0)
-    made = Generator((16, 16, 16), tuple(map(parse_partitions, LEVELS)), latent_dim=16, mapping_depth=2)
+    made = StyleNAT((16, 16, 16), tuple(map(parse_partitions, LEVELS)), latent_dim=16, mapping_depth=2)
     return _stirred(made)
 
 
@@ -34,7 +34,7 @@ def generator():
 def swin():
     torch.manual_seed(0)
     partitions = [(ShiftedWindows(4, size),) for size in (4, 4)]
-    return _stirred(Generator((16, 16), partitions, latent_dim=16, mapping_depth=2))
+    return _stirred(StyleNAT((16, 16), partitions, latent_dim=16, mapping_depth=2))
 
 
 def _stirred(generator):
@@ -144,8 +144,8 @@ def test_head_parts_name_the_heads_and_what_they_see():
         ("heads 2–3: 3 × 3, dilation 4", 2),
         ("head 4: 5 × 5, dilation 2", 1),
     ]
-    assert parts.head_parts((HeadPartition(4, 3),), resolution=4) == [("heads 1–4: full attention", 4)]
-    assert parts.head_parts((ShiftedWindows(6, 8),), resolution=4) == [
+    assert parts.head_parts((Full(4),)) == [("heads 1–4: full attention", 4)]
+    assert parts.head_parts((ShiftedWindows(6, 8),)) == [
         ("heads 1–3: 8 × 8 windows", 3),
         ("heads 4–6: 8 × 8 windows, shifted", 3),
     ]

@@ -6,9 +6,9 @@ import torch
 from helpers import golden, relative_error
 
 import stylenat
-from stylenat.attention.partitions import HeadPartition, parse_partitions
+from stylenat.attention.partitions import Full, parse_partitions
 from stylenat.models.discriminator import Discriminator
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 
 GENERATORS = {
     "hydra_32": ("16x7@1", "8x7@1,8x7@2", "8x7@1,8x7@4"),
@@ -21,8 +21,8 @@ DISCRIMINATORS = {"disc_32": (512, 512, 512), "disc_128_batch8": (512, 512, 512,
 @pytest.mark.parametrize("case", GENERATORS)
 def test_generator_matches_the_published_one(case):
     state, outputs = golden(case)
-    partitions = [(HeadPartition(16, 3, 1),), *map(parse_partitions, GENERATORS[case])]
-    generator = Generator((512,) * 4, partitions).eval()
+    partitions = [(Full(16),), *map(parse_partitions, GENERATORS[case])]
+    generator = StyleNAT((512,) * 4, partitions).eval()
     generator.load_state_dict(state)  # strict: names and shapes are the published ones
     z = torch.from_numpy(np.random.default_rng(7).standard_normal((2, 512)).astype(np.float32))
     assert relative_error(generator.mapping(z), outputs["w"]) < 1e-5

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import stylenat
-from stylenat.attention.partitions import HeadPartition
+from stylenat.attention.partitions import Full, HeadPartition
 from stylenat.errors import UserError
 from stylenat.images import image_grid, normalize, to_uint8
 from stylenat.models import layers
 from stylenat.models.discriminator import minibatch_deviation
 from stylenat.models.mlp import mlp
-from stylenat.models.stylenat import Generator
+from stylenat.models.stylenat import StyleNAT
 from stylenat.sampling.sample import latents, sample_images
 
 
@@ -177,9 +177,9 @@ def test_networks_run_where_no_data_is():
 
 def test_levels_are_checked():
     with pytest.raises(UserError, match="3 widths and 2 partitions"):
-        Generator((16, 16, 16), [(HeadPartition(1, 3, 1),)] * 2)
+        StyleNAT((16, 16, 16), [(Full(1),)] * 2)
     with pytest.raises(ValueError, match=r"level 8.*k=7.*d=2.*n=8"):
-        Generator((16, 16), [(HeadPartition(1, 3, 1),), (HeadPartition(1, 7, 2),)])
+        StyleNAT((16, 16), [(Full(1),), (HeadPartition(1, 7, 2),)])
 
 
 def test_images_survive_the_image_space():

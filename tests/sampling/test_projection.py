@@ -1,4 +1,4 @@
-"""Projection: an image of the generator's is found again, and what cannot be projected is told."""
+"""Projection: an image of the generator's is found again, and what cannot be projected is refused."""
 
 from importlib.util import find_spec
 
@@ -50,7 +50,7 @@ def test_the_distance_grows_with_the_damage(image):
     assert found[3] <= 4  # vectors of unit length
 
 
-def test_a_image_of_the_generators_own_is_found_again(generator, image):
+def test_an_image_of_the_generators_own_is_found_again(generator, image):
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     found = project(generator, image, steps=40)
     assert found.styles.shape == (1, generator.num_styles, generator.latent_dim)
@@ -66,13 +66,13 @@ def test_a_image_of_the_generators_own_is_found_again(generator, image):
 
 
 def test_what_cannot_be_projected(generator, image):
-    for wrong, told in (
+    for image_given, description in (
         (image.float(), "torch.float32 (3, 32, 32)"),
         (image[:, :16], "torch.uint8 (3, 16, 32)"),
         (image[None], "torch.uint8 (1, 3, 32, 32)"),
     ):
         with pytest.raises(UserError) as caught:
-            project(generator, wrong)
-        assert str(caught.value) == f"image is {told}: give torch.uint8 (3, 32, 32)"
+            project(generator, image_given)
+        assert str(caught.value) == f"image is {description}: give torch.uint8 (3, 32, 32)"
     with pytest.raises(UserError, match=r"^steps=0: give 1 or more$"):
         project(generator, image, steps=0)

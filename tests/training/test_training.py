@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import needs_wheels
+from helpers import by_id, needs_wheels
 from PIL import Image
 
 from stylenat.checkpoints.load import load_generator
@@ -16,7 +16,7 @@ from stylenat.checkpoints.tensors import load_tensors, optimizer_tensors, restor
 from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
-from stylenat.evaluation.metrics import Score
+from stylenat.evaluation.metrics import Score, ScoreValue, score_key
 from stylenat.models.build import build_generator
 from stylenat.presets import get_config, run_id
 from stylenat.training import loop
@@ -157,7 +157,9 @@ def test_learning_rates_fall_to_zero_at_the_end(config):
     rates = []
     for nimg in (0, 48, 49.6, 56.8, 64):
         trainer.nimg = nimg
-        rates.append(trainer._decay())
+        trainer._set_learning_rates()
+        group = trainer.optimizers["generator"].param_groups[0]
+        rates.append(group["lr"] / group["initial_lr"])
     assert rates == pytest.approx([1, 1, 1, 0.5, 0])
 
 
@@ -322,16 +324,16 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, unbroken, tmp_
     resumed = interrupted(config, tmp_path, monkeypatch, at)
     (a, _), (b, _) = unbroken.restore(), resumed.restore()
     assert a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
-    assert [line["nimg"] for line in unbroken.metrics()] == [line["nimg"] for line in resumed.metrics()]
+    assert [line["nimg"] for line in unbroken.log()] == [line["nimg"] for line in resumed.log()]
     for key in ("loss_d", "loss_g"):
-        assert [line[key] for line in unbroken.metrics()] == [line[key] for line in resumed.metrics()]
+        assert [line[key] for line in unbroken.log()] == [line[key] for line in resumed.log()]
 
 
 def test_a_run_leaves_everything_and_nothing_half_written(unbroken, config):
     assert unbroken.snapshots() == [32, 64]
     assert unbroken.config == config
     assert {path.name for path in unbroken.path.iterdir()} == {
-        "config.json", "metrics.jsonl", "samples", "generators", "state",
+        "config.json", "log.jsonl", "samples", "generators", "state",
     }  # fmt: skip
     assert [path.name for path in sorted((unbroken.path / "samples").iterdir())] == [
         "000000032.png",
@@ -402,10 +404,10 @@ def test_scoring_keeps_the_best_generator_and_leaves_the_training_as_it_is(on_a_
     assert all(same(a[name], b[name]) for name in a)
     assert [line["nimg"] for line in run.scores()] == [24, 48, 64] and plain.scores() == []
     dataset = open_dataset(on_a_folder.data, 32)
-    assert run.scores()[-1] == {"nimg": 64, **evaluate(run.generator(), dataset).values}
+    assert run.scores()[-1] == {"nimg": 64, **by_id(evaluate(run.generator(), dataset))}
     kids = {line["nimg"]: line["kid_lite0_128_heldout"]["value"] for line in run.scores()}
     assert run.best()["nimg"] == min(kids, key=kids.get)
-    best = evaluate(load_generator(run.generator_path("best")), dataset).values
+    best = by_id(evaluate(load_generator(run.generator_path("best")), dataset))
     assert best == {key: row for key, row in run.best().items() if key != "nimg"}
     assert run.snapshots() == [32, 64], "the best generator is no snapshot"
 
@@ -418,7 +420,7 @@ def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, 
         value = next(values)
         ema.input.input.data += 1e-3  # trained again it differs, as on a GPU
         given[value] = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
-        return Score({BEST: {"value": value}}, {})
+        return Score({score_key(BEST): ScoreValue(value, 0, 0, 0)}, {})
 
     monkeypatch.setattr(loop, "evaluate", scored)
     run = interrupted(on_a_folder, tmp_path, monkeypatch, at=56, score_every=16)
@@ -435,7 +437,7 @@ def test_a_stop_while_scoring_leaves_no_score_out(on_a_folder, tmp_path, monkeyp
         given.append(len(given))
         if len(given) == 2:
             raise Stop
-        return Score({BEST: {"value": 1.0}}, {})
+        return Score({score_key(BEST): ScoreValue(1, 0, 0, 0)}, {})
 
     monkeypatch.setattr(loop, "evaluate", scored)
     with pytest.raises(Stop):

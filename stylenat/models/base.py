@@ -1,0 +1,108 @@
+"""What every generator offers, so that nothing outside of `models` reaches into one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stylenat.attention.layers import Attention
+from stylenat.errors import UserError
+
+
+class Stage(NamedTuple):
+    """What a generator computes for one level.
+
+    Attributes:
+        resolution: the level's, one of the generator's `resolutions`.
+        modules: the modules that are called for it and for no other level.
+    """
+
+    resolution: int
+    modules: tuple[nn.Module, ...]
+
+
+class Generator(nn.Module, ABC):
+    """A generator of images: z → style w by `mapping`, w or w+ → images by `synthesis`.
+
+    Args:
+        resolutions: tokens or pixels a side of each level, ascending; the last is the image's.
+        widths: channels of each level.
+        latent_dim: size of z and of w.
+
+    Attributes:
+        resolutions: as given.
+        widths: as given.
+        latent_dim: as given.
+        mean_style: the mean w `(latent_dim,)` that truncation moves towards; None until it is estimated.
+        checkpoint_levels: resolutions whose activations are not kept for the backward pass but computed anew.
+    """
+
+    mean_style: Tensor | None
+
+    def __init__(self, resolutions: Sequence[int], widths: Sequence[int], latent_dim: int) -> None:
+        super().__init__()
+        self.resolutions = tuple(resolutions)
+        self.widths = tuple(widths)
+        self.latent_dim = latent_dim
+        self.checkpoint_levels: tuple[int, ...] = ()
+        self.register_buffer("mean_style", None, persistent=False)  # no tensor of the published state dict
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of an image, R."""
+        return self.resolutions[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    @abstractmethod
+    def num_styles(self) -> int:
+        """Styles that a w+ holds."""
+
+    @abstractmethod
+    def first_style(self, resolution: int) -> int:
+        """Index in a w+ of the first style that acts at a level.
+
+        Raises:
+            UserError: there is no such level.
+        """
+
+    @abstractmethod
+    def mapping(self, z: Tensor) -> Tensor:
+        """Latents z `(B, latent_dim)` → styles w `(B, latent_dim)`."""
+
+    @abstractmethod
+    def synthesis(self, w: Tensor) -> Tensor:
+        """Styles w `(B, latent_dim)`, or w+ `(B, num_styles, latent_dim)`, → images `(B, 3, R, R)`."""
+
+    @abstractmethod
+    def stages(self) -> list[Stage]:
+        """The modules of every level, in the order in which they run."""
+
+    @abstractmethod
+    def attention(self, resolution: int, block: int) -> Attention:
+        """The attention layer of a block of a level.
+
+        Raises:
+            UserError: there is no such level or block, or it has no attention.
+        """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents z `(B, latent_dim)` → ImageNet-normalized images `(B, 3, R, R)`."""
+        return self.synthesis(self.mapping(z))
+
+    def level_index(self, resolution: int) -> int:
+        """The place of a level among `resolutions`.
+
+        Raises:
+            UserError: there is no such level.
+        """
+        if resolution not in self.resolutions:
+            known = ", ".join(map(str, self.resolutions))
+            raise UserError(f"level {resolution!r} is none of this generator's: take one of {known}")
+        return self.resolutions.index(resolution)
