@@ -107,7 +107,7 @@ def test_pins_install_on_the_oldest_python_that_the_project_names(project):
         except PackageNotFoundError:  # of another Python or platform
             continue
         if specifier.contains(found.version):
-            needs = SpecifierSet(found.metadata["Requires-Python"] or "")
+            needs = SpecifierSet(found.metadata.get("Requires-Python", ""))
             assert needs.contains(oldest.version), (
                 f"{name} {found.version} needs Python {needs}, and the project says {oldest}"
             )
