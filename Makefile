@@ -1,17 +1,27 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
 # make test        lint, tests, notebooks
+# make coverage    what the tests reach, line by line in htmlcov/
 # make bench       every step against its floor; BASE=COMMIT measures that one too, CASES="step-64" these alone
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := agg
 
-.PHONY: install reproduce natten results test test-slow bench notebooks clean
+# The first Python that is new enough, unless you name one: make test PYTHON=/path/to/python3.12
+recent = $(shell $(1) -c 'import sys; print("yes" * (sys.version_info >= (3, 11)))' 2>/dev/null)
+version = $(shell $(1) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+pythons := python3 python3.13 python3.12 python3.11
+PYTHON ?= $(firstword $(foreach python,$(pythons),$(if $(call recent,$(python)),$(python))) python3)
+found = $(or $(wildcard $(BIN)/python),$(PYTHON))
+refuse = $(error Python 3.11 or newer is needed, and $(found) is $(or $(call version,$(found)),not there): \
+name a newer one with PYTHON=/path/to/python3.12$(if $(wildcard $(BIN)/python), and remove $(VENV)))
+
+.PHONY: install reproduce natten results test test-slow coverage bench notebooks clean
 
 install: $(VENV)/installed
 
 # Torch first: what it brings decides what the rest may use.
 $(VENV)/installed: pyproject.toml constraints.txt
+	$(if $(call recent,$(found)),,$(refuse))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,test]'
@@ -45,6 +55,9 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m slow
 
+coverage: install
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html
+
 bench: install
 	$(BIN)/python scripts/bench.py $(CASES) $(if $(BASE),--base $(BASE))
 
@@ -53,4 +66,4 @@ notebooks: install
 	$(BIN)/python scripts/execute_notebook.py notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs htmlcov .coverage

@@ -3,19 +3,16 @@
 import ast
 import re
 import subprocess
-import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 
 import nbformat
 import pytest
 import yaml
 from helpers import ROOT
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest brings it there
 
 # From the ground up: a module imports from its own room or from a lower floor.
 FLOORS = (
@@ -103,6 +100,25 @@ def test_constraints_pin_every_dependency_within_its_range(needed):
         assert name not in needed or needed[name].contains(pin.version), (
             f"{name}=={pin.version} is out of range"
         )
+
+
+def test_pins_install_on_the_oldest_python_that_the_project_names(project):
+    (oldest,) = SpecifierSet(project["requires-python"])
+    assert oldest.operator == ">="
+    pins = requirements((ROOT / "constraints.txt").read_text().splitlines())
+    checked = 0
+    for name, specifier in pins.items():
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # of another Python or platform
+            continue
+        if specifier.contains(found.version):
+            needs = SpecifierSet(found.metadata.get("Requires-Python", ""))
+            assert needs.contains(oldest.version), (
+                f"{name} {found.version} needs Python {needs}, and the project says {oldest}"
+            )
+            checked += 1
+    assert checked > len(pins) * 3 / 4
 
 
 def test_notebooks_are_committed_executed_and_without_errors(notebooks):
