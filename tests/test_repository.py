@@ -27,8 +27,8 @@ FLOORS = (
     ("evaluation",),
     ("reporting",),
     ("checkpoints",),
-    ("training", "figures", "benchmark"),
-    ("experiments",),
+    ("training", "figures"),
+    ("benchmark", "experiments"),
     ("cli", "notebook"),
     ("__main__",),
 )

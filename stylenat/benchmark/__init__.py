@@ -1,1 +1,1 @@
-"""Speed: the matmul time of this machine, the throughput of a generator, and the cases of scripts/bench.py."""
+"""Speed: the matmul time of this machine, the throughput of a generator, the cases of scripts/bench.py."""

@@ -1,7 +1,7 @@
 """What scripts/bench.py measures: the cases, their preparation, and the tasks that run in a fresh process.
 
-The `stylenat` of that process may be an older commit's, measured by this module. So nothing of the package but
-this folder is imported at the top; `measured_package` finds the rest under its name of then or of now.
+The `stylenat` of that process may be an older commit's, measured by this module. So nothing of the package
+but this folder is imported at the top; `measured_package` finds the rest under its name of then or of now.
 """
 
 import ctypes

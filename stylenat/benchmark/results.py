@@ -52,23 +52,23 @@ class Stamp:
 
     @property
     def code(self) -> str:
-        """The commit in a word or two; where another one's code measured it, that too."""
+        """The commit in a few words; where another one's code measured it, that too."""
         if self.commit is None:
             return f"commit {NOT_RECORDED}"
         text = f"commit {self.commit[:_SHORT]}" + (" with changes" if self.dirty else "")
         if self.benchmark and self.benchmark != self.commit:
-            text += f", by the benchmark of {self.benchmark[:_SHORT]}"
+            text += f" (by the benchmark of {self.benchmark[:_SHORT]})"
         return text
 
     @property
     def machine(self) -> str:
         """Hardware, threads and PyTorch in a few words."""
         if self.device is None:
-            return f"machine {NOT_RECORDED}"
+            return NOT_RECORDED
         return f"{self.device}, {self.threads} threads, torch {self.torch}"
 
     def __str__(self) -> str:
-        return f"{self.code}; {self.machine}"
+        return f"{self.code}, machine: {self.machine}"
 
 
 @dataclass(frozen=True)
