@@ -118,19 +118,23 @@ class MeasuredPackage(NamedTuple):
 
 
 def measured_package() -> MeasuredPackage:
-    """The `stylenat` of this process, whichever commit it is of: the one place that knows older names."""
+    """The `stylenat` of this process, whichever commit it is of: the one place that knows older names.
+
+    It looks for files: an import could find a module that the older package lacks in an installed one.
+    """
+    import stylenat
     from stylenat.presets import get_config
 
-    keeps = importlib.util.find_spec("stylenat.device") is not None  # as old as the keeping
-    try:
+    folder = Path(stylenat.__path__[0])
+    keeps = (folder / "device.py").is_file()  # as old as the keeping
+    if (folder / "models").is_dir():
         from stylenat.models.build import build_generator
-    except ModuleNotFoundError:  # before the package had rooms
-        from stylenat.training import Trainer as OldTrainer  # type: ignore[attr-defined]
+        from stylenat.training.trainer import Trainer
 
-        return MeasuredPackage(get_config, lambda config: config.build_generator(), OldTrainer, keeps)
-    from stylenat.training.trainer import Trainer
+        return MeasuredPackage(get_config, build_generator, Trainer, keeps)
+    from stylenat.training import Trainer as OldTrainer  # type: ignore[attr-defined]
 
-    return MeasuredPackage(get_config, build_generator, Trainer, keeps)
+    return MeasuredPackage(get_config, lambda config: config.build_generator(), OldTrainer, keeps)
 
 
 # --- Preparing a case
