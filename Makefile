@@ -1,12 +1,13 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
 # make test        lint, tests, notebooks
-# make bench       every step against its floor; BASE=COMMIT measures that one too, CASES="step-64" these alone
+# make bench       every step next to its matmul time; BASE=COMMIT measures that one too, CASES="step-64" these alone
+# make pages       docs/ and the performance figure from the numbers that are kept in results/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := agg
 
-.PHONY: install reproduce natten results test test-slow bench notebooks clean
+.PHONY: install reproduce natten results test test-slow bench pages notebooks clean
 
 install: $(VENV)/installed
 
@@ -47,6 +48,11 @@ test-slow: install
 
 bench: install
 	$(BIN)/python scripts/bench.py $(CASES) $(if $(BASE),--base $(BASE))
+
+# The blocks of docs/*.md from results/*.json; measures nothing.
+pages: install
+	$(BIN)/python scripts/bench_page.py
+	$(BIN)/python scripts/score_page.py
 
 # Execute every notebook in place, as committed.
 notebooks: install

@@ -64,7 +64,7 @@ def normalize(notebook: nbformat.NotebookNode) -> None:
 
 @contextlib.contextmanager
 def own_workspace() -> Iterator[Path]:
-    """$STYLENAT_WORKSPACE where it is set, else a copy of results/ and README.md, for as long as it is needed."""
+    """$STYLENAT_WORKSPACE where it is set, else a copy of results/ and README.md that lasts as long."""
     given = os.environ.get("STYLENAT_WORKSPACE")
     if given is not None:
         yield Path(given)
