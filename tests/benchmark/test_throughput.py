@@ -46,6 +46,18 @@ def test_rows_say_what_was_measured_and_how(generator):
     assert describe(rows[0]).endswith("float32, attention by tiled; protocol quick: 2 rounds after 1")
 
 
+def test_images_a_second_and_ratios_follow_from_the_times(generator, monkeypatch):
+    seconds = iter([0.1, 0.2, 0.4])
+    monkeypatch.setattr(throughput, "timed", lambda call, device: next(seconds))
+    monkeypatch.setattr(throughput, "MatmulTime", lambda *_: lambda: 0.05)
+    protocol = dataclasses.replace(QUICK, batches=(4,), rounds=3)
+    (row,) = measure(generator, protocol, "smoke", "cpu")
+    assert row.images_per_second == pytest.approx(4 * 3 / 0.7)
+    assert (row.latency_ms_low, row.latency_ms, row.latency_ms_high) == pytest.approx((100, 200, 400))
+    assert (row.times_matmul_low, row.times_matmul, row.times_matmul_high) == pytest.approx((2, 4, 8))
+    assert row.matmul_ms == pytest.approx(50)
+
+
 def test_the_paper_s_protocol():
     paper = PROTOCOLS["paper"]
     assert (paper.batches, paper.rounds, paper.warmup, paper.tf32) == ((1,), 500, 10, True)
