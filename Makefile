@@ -1,7 +1,8 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
 # make test        lint, tests, notebooks
 # make coverage    what the tests reach, line by line in htmlcov/
-# make bench       every step against its floor; BASE=COMMIT measures that one too, CASES="step-64" these alone
+# make bench       every step next to its matmul time; BASE=COMMIT measures that one too, CASES="step-64" these alone
+# make pages       docs/ and the performance figure from the numbers that are kept in results/
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := agg
@@ -15,7 +16,7 @@ found = $(or $(wildcard $(BIN)/python),$(PYTHON))
 refuse = $(error Python 3.11 or newer is needed, and $(found) is $(or $(call version,$(found)),not there): \
 name a newer one with PYTHON=/path/to/python3.12$(if $(wildcard $(BIN)/python), and remove $(VENV)))
 
-.PHONY: install reproduce natten results test test-slow coverage bench notebooks clean
+.PHONY: install reproduce natten results test test-slow coverage bench pages notebooks clean
 
 install: $(VENV)/installed
 
@@ -60,6 +61,11 @@ coverage: install
 
 bench: install
 	$(BIN)/python scripts/bench.py $(CASES) $(if $(BASE),--base $(BASE))
+
+# The blocks of docs/*.md from results/*.json; measures nothing.
+pages: install
+	$(BIN)/python scripts/bench_page.py
+	$(BIN)/python scripts/score_page.py
 
 # Execute every notebook in place, as committed.
 notebooks: install

@@ -6,11 +6,13 @@ differs from one execution to the next but what the cells say: no times, no widg
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -23,8 +25,12 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LEFT_OUT = ("papermill", "execution", "ExecuteTime", "widgets")
 
 
-def execute(path, folder):
-    """Execute one notebook in the workspace `folder`; its file changes only when every cell has run.
+def execute(path: Path, folder: Path) -> None:
+    """Execute one notebook in a workspace; its file changes only when every cell has run.
+
+    Args:
+        path: of the notebook.
+        folder: the workspace.
 
     Raises:
         CellExecutionError: a cell failed.
@@ -45,8 +51,8 @@ def execute(path, folder):
     write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
-def normalize(notebook):
-    """Drop the metadata that tells of the execution rather than of the notebook."""
+def normalize(notebook: nbformat.NotebookNode) -> None:
+    """Drop the metadata that belongs to the execution rather than to the notebook."""
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook.cells:
         for name in LEFT_OUT:
@@ -56,19 +62,28 @@ def normalize(notebook):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@contextlib.contextmanager
+def own_workspace() -> Iterator[Path]:
+    """$STYLENAT_WORKSPACE where it is set, else a copy of results/ and README.md that lasts as long."""
+    given = os.environ.get("STYLENAT_WORKSPACE")
+    if given is not None:
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(workspace("results"), Path(folder, "results"))
+        shutil.copy(workspace("README.md"), folder)
+        yield Path(folder)
+
+
+def main() -> int:
+    """The command; 1 where a cell failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="PATH")
     for path in parser.parse_args().notebooks:
         start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = os.environ.get("STYLENAT_WORKSPACE")
-            if folder is None:
-                folder = temporary
-                shutil.copytree(workspace("results"), Path(folder, "results"))
-                shutil.copy(workspace("README.md"), folder)
+        with own_workspace() as folder:
             try:
-                execute(path.resolve(), Path(folder).resolve())
+                execute(path.resolve(), folder.resolve())
             except CellExecutionError as error:
                 print(f"{path}: {error.ename}: {error.evalue}", file=sys.stderr)
                 return 1

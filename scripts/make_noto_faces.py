@@ -24,9 +24,9 @@ TARBALL_SHA256 = "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c4
 FOLDER = "package/img/google/64"
 
 
-def code_points(text):
+def code_points(text: str) -> set[int]:
     """`"1F466-1F468 2639"` → the set of those code points; a dash means a range."""
-    points = set()
+    points: set[int] = set()
     for part in text.split():
         first, _, last = part.partition("-")
         points |= set(range(int(first, 16), int(last or first, 16) + 1))
@@ -46,7 +46,7 @@ FACES = code_points(
 )
 
 
-def is_portrait(file_name):
+def is_portrait(file_name: str) -> bool:
     """Whether a name such as `1f468-1f3fb-200d-1f9b0.png` is one person outside a scene, or one face."""
     points = [int(part, 16) for part in file_name.removesuffix(".png").split("-")]
     people = sum(point in PERSONS | ROLES for point in points)
@@ -55,35 +55,44 @@ def is_portrait(file_name):
     return len(points) <= 4 and bool(FACES.intersection(points))
 
 
-def on_white(png):
+def on_white(png: bytes) -> np.ndarray:
     """PNG bytes → uint8 `(64, 64, 3)` on a white ground."""
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     ground = Image.new("RGBA", image.size, "white")
     return np.asarray(Image.alpha_composite(ground, image).convert("RGB"))
 
 
-def portraits(tarball):
+def portraits(tarball: bytes) -> tuple[list[str], np.ndarray]:
     """Bytes of the npm package → sorted file names and uint8 `(N, 64, 64, 3)`, without pixel doubles."""
     images = {}
     with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
         for member in archive:
             folder, _, name = member.name.rpartition("/")
             if folder == FOLDER and is_portrait(name):
-                images[name] = on_white(archive.extractfile(member).read())
+                file = archive.extractfile(member)
+                if file:  # None for what is no regular file
+                    images[name] = on_white(file.read())
     return without_doubles(images)
 
 
-def without_doubles(images):
+def without_doubles(images: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
     """`{name: image}` → sorted names and stacked images; of pixel doubles the first name stays."""
-    first_names = {}
+    first_names: dict[bytes, str] = {}
     for name in sorted(images):
         first_names.setdefault(images[name].tobytes(), name)
     names = list(first_names.values())
     return names, np.stack([images[name] for name in names])
 
 
-def read_tarball(path=None):
-    """The package's bytes, from `path` or the npm registry, checked by sha256."""
+def read_tarball(path: str | None = None) -> bytes:
+    """The package's bytes, from `path` or the npm registry, checked by sha256.
+
+    Args:
+        path: default: fetch it from the registry.
+
+    Raises:
+        UserError: the bytes are not those of the package.
+    """
     if path is None:
         with urllib.request.urlopen(URL) as response:
             content = response.read()
@@ -97,7 +106,8 @@ def read_tarball(path=None):
     return content
 
 
-def main():
+def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tarball", metavar="PATH", help="the npm package, already fetched")
     parser.add_argument(

@@ -9,10 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from stylenat.benchmark.throughput import PROTOCOLS, measure, table, told
+from stylenat.benchmark.throughput import PROTOCOLS, describe, measure, table, to_csv
 from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import load_generator
 from stylenat.checkpoints.run import Run
@@ -141,9 +140,9 @@ def _throughput(arguments):
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = dataclasses.replace(PROTOCOLS[arguments.protocol], **changes)
     rows = measure(build_generator(arguments.preset), protocol, arguments.preset, arguments.device)
-    print(table(rows).to_string(index=False), told(rows[0]), sep="\n")
+    print(table(rows).to_string(index=False), describe(rows[0]), sep="\n")
     if arguments.csv:
-        write_atomically(Path(arguments.csv), pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        write_atomically(Path(arguments.csv), to_csv(rows))
 
 
 def _batches(text):
@@ -225,7 +224,7 @@ def _parser():
     sub = command("check", _check, "tell what is in a folder or zip of images", data)
     sub.add_argument("path", help="folder, zip, or noto-faces")
     sub.add_argument("--resolution", type=int, help="check that every image serves this many pixels")
-    sub = command("throughput", _throughput, "time a preset's generator, next to the floor of this machine")
+    sub = command("throughput", _throughput, "time a preset's generator, next to this machine's matmul time")
     sub.add_argument("preset", help=", ".join(PRESETS))
     sub.add_argument(
         "--protocol", choices=PROTOCOLS, default="ours", help="paper: batch 1, 500 rounds after 10, TF32"

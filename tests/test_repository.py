@@ -24,8 +24,8 @@ FLOORS = (
     ("evaluation",),
     ("reporting",),
     ("checkpoints",),
-    ("training", "figures", "benchmark"),
-    ("experiments",),
+    ("training", "figures"),
+    ("benchmark", "experiments"),
     ("cli", "notebook"),
     ("__main__",),
 )

@@ -1,1 +1,1 @@
-"""How fast this machine is, next to its matrix products alone."""
+"""Speed: the matmul time of this machine, the throughput of a generator, the cases of scripts/bench.py."""

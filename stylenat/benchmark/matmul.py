@@ -1,132 +1,198 @@
-"""The products that a network is made of, and the time that the machine takes for them alone: the floor."""
+"""The matrix products that a network is made of, and the time that they take alone: the matmul time.
+
+Imports nothing but PyTorch: scripts/bench.py also uses it beside the package of an older commit.
+"""
 
 import copy
 import time
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
+if TYPE_CHECKING:  # scripts/bench.py also counts an older commit's products, which has no such module
+    from stylenat.models.base import Generator
+
 aten = torch.ops.aten
-_CONVOLUTIONS = aten.convolution, aten.convolution_backward
-_DENSE = aten.mm, aten.addmm, *_CONVOLUTIONS
+_CONVOLUTIONS = (aten.convolution, aten.convolution_backward)
+_DENSE = (aten.mm, aten.addmm, *_CONVOLUTIONS)
+_GROUPS = {aten.convolution: 8, aten.convolution_backward: 9}  # where `groups` stands among the arguments
 
 
 class Shape(NamedTuple):
-    """Of a tensor."""
+    """What is kept of a tensor.
+
+    Attributes:
+        size: its size.
+        stride: its stride, in elements.
+    """
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
 
 class Product(NamedTuple):
-    """A kind of product: operator, arguments with a `Shape` for each tensor, and what a call takes."""
+    """A kind of matrix product.
 
-    operator: object
+    Attributes:
+        operator: the PyTorch operator, an overload.
+        arguments: what it is called with, a `Shape` for each tensor.
+        macs: multiply-accumulates of one call.
+        bytes: of operands and results, each counted once.
+        level: the resolution it belongs to; None: to none, or it is part of a backward pass.
+        dense: whether it has learned weights: neither attention nor a fixed filter.
+    """
+
+    operator: Any
     arguments: tuple
     macs: int
-    bytes: int  # operands and results, once each
-    level: int | None  # the resolution it belongs to; None: none, or in a backward pass
-    dense: bool  # with learned weights: neither attention nor a fixed filter
+    bytes: int
+    level: int | None
+    dense: bool
 
 
 class Recorder(TorchDispatchMode):
-    """Counts the products of what runs inside in `products`, a `Counter` of `Product`.
+    """Counts the products of what runs inside.
 
-    To be used on the meta device: there nothing is computed, and nothing cut into slices.
+    To be used on the meta device: there nothing is computed, and nothing is cut into slices.
+
+    Attributes:
+        products: how many calls there were of each product.
+        level: the resolution that products belong to at the moment.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.products, self.level = Counter(), None
+        self.products: Counter[Product] = Counter()
+        self.level: int | None = None
 
     def __torch_dispatch__(self, operator, types, arguments=(), options=None):
         out = operator(*arguments, **(options or {}))
-        packet = operator.overloadpacket
-        if packet in flop_registry:
-            flops = flop_registry[packet](*arguments, **(options or {}), out_val=out)
-            tensors = tree_leaves((arguments, out))
-            size = sum(x.numel() * x.element_size() for x in tensors if isinstance(x, torch.Tensor))
-            groups = arguments[8 if packet is aten.convolution else 9] if packet in _CONVOLUTIONS else 1
-            if packet is aten.addmm:  # the floor is of the product alone
-                operator, arguments = aten.mm.default, arguments[1:]
-            dense = packet in _DENSE and groups == 1  # the filters are convolutions of one channel each
-            frozen = tree_map(_freeze, tuple(arguments))
-            self.products[Product(operator, _tuples(frozen), flops // 2, size, self.level, dense)] += 1
+        if operator.overloadpacket in flop_registry:
+            self.products[self._product(operator, arguments, options or {}, out)] += 1
         return out
 
+    def _product(self, operator: Any, arguments: tuple, options: dict, out: Any) -> Product:
+        packet = operator.overloadpacket
+        flops = flop_registry[packet](*arguments, **options, out_val=out)
+        size = 0
+        for leaf in tree_leaves((arguments, out)):
+            if isinstance(leaf, torch.Tensor):
+                size += leaf.numel() * leaf.element_size()
+        groups = arguments[_GROUPS[packet]] if packet in _CONVOLUTIONS else 1
+        dense = packet in _DENSE and groups == 1  # the fixed filters are convolutions of one channel each
+        if packet is aten.addmm:  # the product alone is timed, without adding the bias
+            frozen = _freeze(arguments[1:])
+            return Product(aten.mm.default, frozen, flops // 2, size, self.level, dense)
+        return Product(operator, _freeze(arguments), flops // 2, size, self.level, dense)
 
-def _freeze(x):
-    return Shape(tuple(x.shape), x.stride()) if isinstance(x, torch.Tensor) else x
+
+def _freeze(arguments: tuple) -> tuple:
+    """The arguments as something hashable: tensors become `Shape`s, lists tuples."""
+
+    def shape(x: Any) -> Any:
+        return Shape(tuple(x.shape), x.stride()) if isinstance(x, torch.Tensor) else x
+
+    return _as_tuples(tree_map(shape, tuple(arguments)))
 
 
-def _tuples(x):
-    return tuple(map(_tuples, x)) if isinstance(x, list | tuple) and not isinstance(x, Shape) else x
+def _as_tuples(x: Any) -> Any:
+    if isinstance(x, Shape) or not isinstance(x, list | tuple):
+        return x
+    return tuple(_as_tuples(entry) for entry in x)
 
 
-def generator_products(generator, batch):
-    """The products of one call, a `Counter` of `Product`; each belongs to a level, or to the mapping."""
+def generator_products(generator: "Generator", batch: int) -> Counter[Product]:
+    """The products of one call of a generator; each belongs to a level, or to the mapping.
+
+    Args:
+        generator: it is copied to the meta device.
+        batch: images a call.
+
+    Returns:
+        How many calls there are of each `Product`.
+    """
     twin = copy.deepcopy(generator).to("meta").eval()
-    with Recorder() as recorder, torch.no_grad():  # inference mode would hide what linear layers are made of
-        for resolution, modules in twin.stages():
-            for module in modules:
-                module.register_forward_pre_hook(
-                    lambda *_, level=resolution: setattr(recorder, "level", level)
-                )
-                module.register_forward_hook(lambda *_: setattr(recorder, "level", None))
+    recorder = Recorder()
+
+    def mark(module: nn.Module, level: int) -> None:
+        module.register_forward_pre_hook(lambda *_: setattr(recorder, "level", level))
+        module.register_forward_hook(lambda *_: setattr(recorder, "level", None))
+
+    for stage in twin.stages():
+        for module in stage.modules:
+            mark(module, stage.resolution)
+    with recorder, torch.no_grad():  # inference mode would hide what linear layers are made of
         twin(torch.empty(batch, twin.latent_dim, device="meta"))
     return recorder.products
 
 
-def macs(products):
-    """Multiply-accumulates of dense products and of attention."""
-    dense, attention = (
-        sum(n * p.macs for p, n in products.items() if p.dense == wanted) for wanted in (True, False)
-    )
-    return dense, attention
+def macs(products: Counter[Product]) -> tuple[int, int]:
+    """Multiply-accumulates of the dense products, and of all others, which are attention's."""
+    dense = sum(n * product.macs for product, n in products.items() if product.dense)
+    everything = sum(n * product.macs for product, n in products.items())
+    return dense, everything - dense
 
 
-class Floor:
-    """The machine's floor: calling it gives the seconds that the dense products take by themselves.
+class MatmulTime:
+    """The machine's matmul time: calling it gives the seconds that the dense products take by themselves.
 
     Args:
-        products: a `Counter` of `Product`.
+        products: how many calls there are of each `Product`.
+        device: where they are computed.
+        dtype: of the operands.
     """
 
-    def __init__(self, products, device, dtype=torch.float32):
-        self.device, self.products = torch.device(device), Counter()
+    def __init__(
+        self, products: Counter[Product], device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.device = torch.device(device)
+        self.calls: Counter[tuple[Any, tuple]] = Counter()
         for product, n in products.items():
             if product.dense:  # alike on every level
-                self.products[product.operator, product.arguments] += n
-        shapes = [x for _, arguments in self.products for x in arguments if isinstance(x, Shape)]
-        extent = max(1 + sum((n - 1) * s for n, s in zip(*x, strict=True)) for x in shapes)
+                self.calls[product.operator, product.arguments] += n
+        extent = 1
+        for _, arguments in self.calls:
+            for x in arguments:
+                if isinstance(x, Shape):
+                    extent = max(extent, _extent(x))
         self.pool = torch.rand(extent, device=self.device).to(dtype)  # every operand is a view of it
 
-    def _operands(self, arguments):
-        return [self.pool.as_strided(*x) if isinstance(x, Shape) else x for x in arguments]
-
     @torch.inference_mode()
-    def __call__(self):
+    def __call__(self) -> float:
+        """Seconds of the dense products, each kind timed once and counted as often as it is called."""
         seconds = 0.0
-        for (operator, arguments), n in self.products.items():
-            operands = self._operands(arguments)
-            operator(*operands)
-            seconds += n * timed(lambda f=operator, x=operands: f(*x), self.device)
+        for (operator, arguments), n in self.calls.items():
+            operands = [self.pool.as_strided(*x) if isinstance(x, Shape) else x for x in arguments]
+
+            def product(operator=operator, operands=operands) -> Any:
+                return operator(*operands)
+
+            product()
+            seconds += n * timed(product, self.device)
         return seconds
 
 
-def timed(call, device):
+def _extent(shape: Shape) -> int:
+    """Elements from the first to the last of a tensor."""
+    return 1 + sum((n - 1) * stride for n, stride in zip(shape.size, shape.stride, strict=True))
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> float:
     """Seconds of a call; on a GPU by its events."""
     if device.type != "cuda":
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
+    first = torch.cuda.Event(enable_timing=True)
+    last = torch.cuda.Event(enable_timing=True)
+    first.record()
     call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3

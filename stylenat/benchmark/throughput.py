@@ -1,4 +1,4 @@
-"""How fast a generator is on this machine, next to the floor: the time of its matrix products alone."""
+"""How fast a generator is on this machine, next to the matmul time: that of its matrix products alone."""
 
 import contextlib
 import importlib.metadata
@@ -6,19 +6,28 @@ import math
 import statistics
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from stylenat.attention.dispatch import choices
-from stylenat.benchmark.matmul import Floor, generator_products, macs, timed
+from stylenat.benchmark.matmul import (
+    MatmulTime,
+    Product,
+    generator_products,
+    macs,
+    timed,
+)
 from stylenat.device import keep_freed_memory, peak_memory, pick_device
 from stylenat.errors import UserError
+from stylenat.models.base import Generator
 from stylenat.progress import progress
 from stylenat.provenance import describe_device
 
-_SITTINGS = 7  # ratios are taken so often, each of calls and a floor next to each other
+_RATIOS = 7  # so often a few calls and the products alone are timed next to each other
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Protocol:
     """How images a second are measured.
 
     Attributes:
+        name: of the protocol.
         batches: batch sizes; each makes a row.
         rounds: calls that are timed, one by one.
         warmup: calls before those.
@@ -40,7 +50,7 @@ class Protocol:
     tf32: bool
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("batches", "rounds", "warmup"):
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (value,)
@@ -57,12 +67,90 @@ PROTOCOLS = {
 }
 
 
+@dataclass(frozen=True)
+class ThroughputRow:
+    """What `measure` found at one batch size; its fields are the columns of the CSV.
+
+    Attributes:
+        model: name of the model.
+        batch: images a call.
+        images_per_second: over all timed calls.
+        latency_ms: median milliseconds of a call.
+        latency_ms_low: least.
+        latency_ms_high: greatest.
+        peak_memory_mib: of a GPU by tensors, on a CPU of the whole process.
+        dense_gmac: 10⁹ multiply-accumulates of a call by learned weights.
+        attention_gmac: 10⁹ multiply-accumulates of a call in attention.
+        matmul_ms: median milliseconds of the dense products alone.
+        times_matmul: median of a call's time by the matmul time next to it.
+        times_matmul_low: least.
+        times_matmul_high: greatest.
+        protocol: name of the protocol.
+        rounds: calls that were timed.
+        warmup: calls before those.
+        dtype: "float32" or "bfloat16".
+        tf32: whether the GPU rounded operands to TF32.
+        backend: attention backends that were used.
+        device: name of the hardware.
+        threads: of PyTorch on the CPU.
+        torch: version.
+        stylenat: version.
+    """
+
+    model: str
+    batch: int
+    images_per_second: float
+    latency_ms: float
+    latency_ms_low: float
+    latency_ms_high: float
+    peak_memory_mib: float
+    dense_gmac: float
+    attention_gmac: float
+    matmul_ms: float
+    times_matmul: float
+    times_matmul_low: float
+    times_matmul_high: float
+    protocol: str
+    rounds: int
+    warmup: int
+    dtype: str
+    tf32: bool
+    backend: str
+    device: str
+    threads: int
+    torch: str
+    stylenat: str
+
+
+@dataclass(frozen=True)
+class LevelTime:
+    """Where the time of one image goes: one level of a generator.
+
+    Attributes:
+        level: its resolution.
+        seconds: median of the rounds.
+        dense_gmac: 10⁹ multiply-accumulates by learned weights.
+        attention_gmac: 10⁹ multiply-accumulates in attention.
+        gflops: achieved, in GFLOP/s.
+        intensity: FLOP per byte that the products read and write.
+    """
+
+    level: int
+    seconds: float
+    dense_gmac: float
+    attention_gmac: float
+    gflops: float
+    intensity: float
+
+
 @contextlib.contextmanager
-def _precision(protocol, device):
+def _precision(protocol: Protocol, device: torch.device) -> Iterator[None]:
     """The protocol's, and no gradients; afterwards all is as it was."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
-    cudnn.allow_tf32 = matmul.allow_tf32 = protocol.tf32
+    cudnn = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark)
+    cudnn.allow_tf32 = protocol.tf32
+    matmul.allow_tf32 = protocol.tf32
     cudnn.benchmark = True
     low = protocol.dtype == "bfloat16"
     try:
@@ -72,32 +160,38 @@ def _precision(protocol, device):
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
 
 
-def measure(generator, protocol, name, device=None):
-    """Images a second, latency, memory, and the ratio to the floor: a list of dicts, one a batch size.
+def measure(
+    generator: Generator, protocol: Protocol, name: str, device: str | None = None
+) -> list[ThroughputRow]:
+    """Images a second, latency, memory, and the ratio to the matmul time.
 
     Args:
-        generator: a `Generator`; it is moved to the device.
-        protocol: a `Protocol`, such as `PROTOCOLS["ours"]`.
+        generator: it is moved to the device.
+        protocol: such as `PROTOCOLS["ours"]`.
         name: of the model, for the rows.
         device: default: the GPU where there is one.
 
+    Returns:
+        A row a batch size.
+
     Raises:
-        UserError: no such device.
+        UserError: there is no such device.
     """
     keep_freed_memory()
-    device = torch.device(pick_device(device))
-    generator = generator.to(device).eval()
+    found = torch.device(pick_device(device))
+    model = generator.to(found).eval()
     rows = []
     with progress(total=len(protocol.batches) * protocol.rounds, unit="call", desc=name) as bar:
         for batch in protocol.batches:
-            products = generator_products(generator, batch)
-            with _precision(protocol, device):
-                numbers = _measure(generator, protocol, batch, products, bar)
-            rows.append({"model": name, "batch": batch} | numbers | _circumstances(protocol, device))
+            products = generator_products(model, batch)
+            with _precision(protocol, found):
+                rows.append(_measure(model, protocol, name, batch, products, bar))
     return rows
 
 
-def _measure(generator, protocol, batch, products, bar):
+def _measure(
+    generator: Generator, protocol: Protocol, name: str, batch: int, products: Counter[Product], bar: tqdm
+) -> ThroughputRow:
     device = generator.device
     z = torch.randn(batch, generator.latent_dim, device=device)
     if device.type == "cuda":
@@ -105,128 +199,142 @@ def _measure(generator, protocol, batch, products, bar):
     for _ in range(protocol.warmup):
         generator(z)
     memory = peak_memory(device)
-    floor = Floor(products, device, getattr(torch, protocol.dtype))
-    times, floors, ratios = [], [], []
-    sitting = math.ceil(protocol.rounds / _SITTINGS)
-    while len(times) < protocol.rounds:
+    matmul_time = MatmulTime(products, device, getattr(torch, protocol.dtype))
+    calls_a_ratio = math.ceil(protocol.rounds / _RATIOS)
+    calls: list[float] = []
+    matmuls: list[float] = []
+    ratios: list[float] = []
+    while len(calls) < protocol.rounds:
         now = []
-        for _ in range(min(sitting, protocol.rounds - len(times))):
+        for _ in range(min(calls_a_ratio, protocol.rounds - len(calls))):
             now.append(timed(lambda: generator(z), device))
             bar.update()
-        times += now
-        floors.append(floor())
-        ratios.append(statistics.median(now) / floors[-1])
+        calls += now
+        matmuls.append(matmul_time())
+        ratios.append(statistics.median(now) / matmuls[-1])
     dense, attention = macs(products)
-    return {
-        "images_per_second": batch * len(times) / sum(times),
-        "latency_ms": 1e3 * statistics.median(times),
-        "latency_ms_low": 1e3 * min(times),
-        "latency_ms_high": 1e3 * max(times),
-        "peak_memory_mib": memory / 2**20,
-        "dense_gmac": dense / 1e9,
-        "attention_gmac": attention / 1e9,
-        "floor_ms": 1e3 * statistics.median(floors),
-        "ratio": statistics.median(ratios),
-        "ratio_low": min(ratios),
-        "ratio_high": max(ratios),
-    }
+    return ThroughputRow(
+        model=name,
+        batch=batch,
+        images_per_second=batch * len(calls) / sum(calls),
+        latency_ms=1e3 * statistics.median(calls),
+        latency_ms_low=1e3 * min(calls),
+        latency_ms_high=1e3 * max(calls),
+        peak_memory_mib=memory / 2**20,
+        dense_gmac=dense / 1e9,
+        attention_gmac=attention / 1e9,
+        matmul_ms=1e3 * statistics.median(matmuls),
+        times_matmul=statistics.median(ratios),
+        times_matmul_low=min(ratios),
+        times_matmul_high=max(ratios),
+        protocol=protocol.name,
+        rounds=protocol.rounds,
+        warmup=protocol.warmup,
+        dtype=protocol.dtype,
+        tf32=protocol.tf32 and device.type == "cuda",
+        backend="+".join(sorted({choice.backend for choice in choices()})) or "none",
+        device=describe_device(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        stylenat=importlib.metadata.version("stylenat"),
+    )
 
 
-def _circumstances(protocol, device):
-    return {
-        "protocol": protocol.name,
-        "rounds": protocol.rounds,
-        "warmup": protocol.warmup,
-        "dtype": protocol.dtype,
-        "tf32": protocol.tf32 and device.type == "cuda",
-        "backend": "+".join(sorted({choice.backend for choice in choices()})) or "none",
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "stylenat": importlib.metadata.version("stylenat"),
-    }
+def to_csv(rows: Sequence[ThroughputRow]) -> str:
+    """Rows of `measure` as CSV, with all that is known of them and nothing rounded."""
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
 
 
-def table(rows):
-    """Rows of `measure` as a `DataFrame` to read: what differs between batches, rounded."""
-
-    def spread(row, key, digits):
-        low, high = (f"{row[f'{key}_{end}']:,.{digits}f}" for end in ("low", "high"))
-        return f"{row[key]:,.{digits}f} ({low} – {high})"
-
+def table(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
+    """Rows of `measure` as a table to read: what differs between batches, rounded."""
     return pd.DataFrame(
         {
-            "model": row["model"],
-            "batch": row["batch"],
-            "imgs/s": f"{row['images_per_second']:.4g}",
-            "latency, ms": spread(row, "latency_ms", 1),
-            "peak memory, MiB": f"{row['peak_memory_mib']:,.0f}",
-            "GMAC, dense": f"{row['dense_gmac']:.4g}",
-            "GMAC, attention": f"{row['attention_gmac']:.3g}",
-            "floor, ms": f"{row['floor_ms']:,.1f}",
-            "times the floor": spread(row, "ratio", 2),
+            "model": row.model,
+            "batch": row.batch,
+            "imgs/s": f"{row.images_per_second:.4g}",
+            "latency, ms": _spread(row.latency_ms, row.latency_ms_low, row.latency_ms_high, 1),
+            "peak memory, MiB": f"{row.peak_memory_mib:,.0f}",
+            "GMAC, dense": f"{row.dense_gmac:.4g}",
+            "GMAC, attention": f"{row.attention_gmac:.3g}",
+            "matmul time, ms": f"{row.matmul_ms:,.1f}",
+            "times matmul": _spread(row.times_matmul, row.times_matmul_low, row.times_matmul_high, 2),
         }
         for row in rows
     )
 
 
-def told(row):
+def _spread(median: float, low: float, high: float, digits: int) -> str:
+    return f"{median:,.{digits}f} ({low:,.{digits}f} – {high:,.{digits}f})"
+
+
+def describe(row: ThroughputRow) -> str:
     """The circumstances of a row of `measure`, in a line."""
-    tf32 = ", TF32" if row["tf32"] else ""
+    tf32 = ", TF32" if row.tf32 else ""
     return (
-        f"{row['device']}, {row['threads']} threads, torch {row['torch']}, {row['dtype']}{tf32}, attention "
-        f"by {row['backend']}; protocol {row['protocol']}: {row['rounds']} rounds after {row['warmup']}"
+        f"{row.device}, {row.threads} threads, torch {row.torch}, {row.dtype}{tf32}, attention by "
+        f"{row.backend}; protocol {row.protocol}: {row.rounds} rounds after {row.warmup}"
     )
 
 
-def measure_levels(generator, device=None, rounds=5):
-    """Where the time of one image goes, float32: a list of dicts, one a level.
+def measure_levels(generator: Generator, device: str | None = None, rounds: int = 5) -> list[LevelTime]:
+    """Where the time of one image goes, in float32.
 
-    Each holds `level`, `seconds`, `dense_gmac`, `attention_gmac`, and for a roofline `gflops` (achieved, in
-    GFLOP/s) and `intensity` (FLOP per byte that the products read and write).
+    Args:
+        generator: it is moved to the device.
+        device: default: the GPU where there is one.
+        rounds: timed calls, after one that is not.
+
+    Returns:
+        A `LevelTime` a level, from 4 on.
     """
-    device = torch.device(pick_device(device))
-    generator, products = generator.to(device).eval(), generator_products(generator, 1)
-    z = torch.randn(1, generator.latent_dim, device=device)
+    found = torch.device(pick_device(device))
+    model = generator.to(found).eval()
+    products = generator_products(model, 1)
+    z = torch.randn(1, model.latent_dim, device=found)
+    with _precision(PROTOCOLS["ours"], found):
+        calls = [_level_seconds(model, z, found) for _ in range(rounds + 1)][1:]
     rows = []
-    with _precision(PROTOCOLS["ours"], device):
-        seconds = [_level_seconds(generator, z, device) for _ in range(rounds + 1)][1:]
-    for level in seconds[0]:
-        own = Counter({p: n for p, n in products.items() if p.level == level})
+    for level in calls[0]:
+        own = Counter({product: n for product, n in products.items() if product.level == level})
         dense, attention = macs(own)
-        took = statistics.median(each[level] for each in seconds)
+        seconds = statistics.median(call[level] for call in calls)
+        flop = 2 * (dense + attention)
         rows.append(
-            {
-                "level": level,
-                "seconds": took,
-                "dense_gmac": dense / 1e9,
-                "attention_gmac": attention / 1e9,
-                "gflops": 2 * (dense + attention) / 1e9 / took,
-                "intensity": 2 * (dense + attention) / sum(n * p.bytes for p, n in own.items()),
-            }
+            LevelTime(
+                level=level,
+                seconds=seconds,
+                dense_gmac=dense / 1e9,
+                attention_gmac=attention / 1e9,
+                gflops=flop / 1e9 / seconds,
+                intensity=flop / sum(n * product.bytes for product, n in own.items()),
+            )
         )
     return rows
 
 
-def _level_seconds(generator, z, device):
-    """`{level: seconds}` of one call."""
-    seconds, handles, clock = Counter(), [], [0.0]
+def _level_seconds(generator: Generator, z: torch.Tensor, device: torch.device) -> dict[int, float]:
+    """Seconds of each level in one call, by resolution."""
+    seconds: dict[int, float] = Counter()  # type: ignore[assignment]
+    handles = []
+    started = 0.0
 
-    def now():
+    def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    def start(*_):
-        clock[0] = now()
+    def start(*_) -> None:
+        nonlocal started
+        started = now()
 
-    for resolution, modules in generator.stages():
+    for stage in generator.stages():
 
-        def stop(*_, level=resolution):
-            seconds[level] += now() - clock[0]
+        def stop(*_, level=stage.resolution) -> None:
+            seconds[level] += now() - started
 
-        for module in modules:
-            handles += [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+        for module in stage.modules:
+            handles.append(module.register_forward_pre_hook(start))
+            handles.append(module.register_forward_hook(stop))
     try:
         generator(z)
     finally:
@@ -235,14 +343,13 @@ def _level_seconds(generator, z, device):
     return dict(seconds)
 
 
-def roofs(device=None):
-    """What the machine can do in float32: `(GFLOP/s of a matrix product, GB/s of a copy)`, best of five."""
-    device = torch.device(pick_device(device))
-    x = torch.rand(2048, 2048, device=device)
-    y = torch.rand(64 * 2**20, device=device)  # 256 MiB, larger than any cache
+def roofs(device: str | None = None) -> tuple[float, float]:
+    """What the machine can do in float32, best of six: GFLOP/s of a matrix product, GB/s of a copy."""
+    found = torch.device(pick_device(device))
+    x = torch.rand(2048, 2048, device=found)
+    y = torch.rand(64 * 2**20, device=found)  # 256 MiB, larger than any cache
     to = torch.empty_like(y)
-    with _precision(PROTOCOLS["ours"], device):
-        product, copied = (
-            min(timed(call, device) for _ in range(6)) for call in (lambda: x @ x, lambda: to.copy_(y))
-        )
+    with _precision(PROTOCOLS["ours"], found):
+        product = min(timed(lambda: x @ x, found) for _ in range(6))
+        copied = min(timed(lambda: to.copy_(y), found) for _ in range(6))
     return 2 * 2048**3 / 1e9 / product, 2 * y.numel() * 4 / 1e9 / copied

@@ -269,5 +269,5 @@ def update_readme(path: Path | None = None) -> None:
     try:
         text = markdown.replace_block(readme.read_text(encoding="utf-8"), "results", body)
     except UserError as error:
-        raise UserError(f"{readme.name} {error}") from None
+        raise UserError(f"{readme.name}: {error}") from None
     write_atomically(readme, text)

@@ -235,7 +235,7 @@ def test_the_readme_gets_the_tables_between_its_markers(empty_workspace):
 )
 def test_a_readme_without_markers_is_left_alone(empty_workspace, text):
     (empty_workspace / "README.md").write_text(text)
-    with pytest.raises(UserError, match=r"README.md must hold one <!-- results:begin -->"):
+    with pytest.raises(UserError, match=r"README.md: the page needs <!-- results:begin -->"):
         update_readme()
     assert (empty_workspace / "README.md").read_text() == text
 

@@ -1,0 +1,249 @@
+"""docs/performance.md and its figure, from results/performance.json alone.
+
+The page holds its own prose; here are the blocks between its markers.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from stylenat.benchmark.cases import BEFORE, CASES, CHANGED_CASES, CHECKPOINTED, NOW, Case
+from stylenat.benchmark.results import Entry, Performance, Stamp, read
+from stylenat.figures.speed import performance
+from stylenat.figures.style import save
+from stylenat.paths import workspace
+from stylenat.reporting.markdown import rewrite_blocks, table
+
+_COLUMNS = ["matmul time", "before", "times matmul", "peak", "now", "times matmul", "peak"]
+_GROWTH = ("sample-128", "sample-256", "sample-512", "sample-1024")
+
+
+def page_blocks(numbers: Performance) -> dict[str, str]:
+    """The bodies of the page's blocks, by name.
+
+    Args:
+        numbers: everything that was measured.
+
+    Raises:
+        KeyError: a case was not measured yet.
+    """
+    return {
+        "base": f"*Before* is commit {numbers.base[:7]}.",
+        "sampling": _sampling(numbers),
+        "changes": _changes(numbers),
+        "profile": _profiles(numbers),
+        "generators": _generators(numbers),
+        "steps": _steps(numbers),
+        "scaling": _scaling(numbers),
+        "growth": _growth(numbers),
+        "equality": _errors(numbers),
+        "choices": _choices(numbers),
+        "seen": _observations(numbers, left_out=False),
+        "tried": _observations(numbers, left_out=True),
+    }
+
+
+def write_page(numbers: Performance | None = None) -> None:
+    """Write the blocks of docs/performance.md, and figures/performance.png.
+
+    Args:
+        numbers: default: those of results/performance.json.
+
+    Raises:
+        KeyError: a case was not measured yet.
+        UserError: the page lacks a block's markers.
+    """
+    found = numbers or read()
+    rewrite_blocks(workspace("docs", "performance.md"), page_blocks(found))
+    save(performance(figure_rows(found)), "performance")
+
+
+def figure_rows(numbers: Performance) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """For the figure: by title of the case and by state the ratio, its least and its greatest."""
+    prefixes = {"sample": "", "generator": "forward + backward, ", "step": "step, "}
+    rows: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for case in CASES.values():
+        title = prefixes[case.kind] + case.title.replace("`", "")
+        rows[title] = {}
+        for state in (BEFORE, NOW):
+            found = numbers.entry(case.name, state).measurement
+            rows[title][state] = (found.ratio, found.ratio_low, found.ratio_high)
+    return rows
+
+
+def _of_kind(kind: str) -> list[Case]:
+    return [case for case in CASES.values() if case.kind == kind]
+
+
+# --- Cells
+
+
+def _ratio(entry: Entry) -> str:
+    found = entry.measurement
+    return f"{found.ratio:.2f} ({found.ratio_low:.2f} – {found.ratio_high:.2f})"
+
+
+def _memory(entry: Entry) -> str:
+    return f"{entry.measurement.peak_bytes / 1e9:.2f} GB"
+
+
+def _time(entry: Entry) -> str:
+    return f"{entry.measurement.seconds:.3g} s"
+
+
+def _both(before: Entry, now: Entry) -> list[str]:
+    """The cells of `_COLUMNS`."""
+    matmul = f"{now.measurement.matmul_seconds:.3g} s"
+    return [matmul, _time(before), _ratio(before), _memory(before), _time(now), _ratio(now), _memory(now)]
+
+
+def measured(stamps: Iterable[tuple[str, Stamp]]) -> str:
+    """The line below a table: with which code and on which machine its numbers were measured.
+
+    Args:
+        stamps: of each number what it is, and its stamp. Names are left out where all have one stamp.
+    """
+    named: dict[Stamp, list[str]] = {}
+    for name, stamp in stamps:
+        names = named.setdefault(stamp, [])
+        if name not in names:
+            names.append(name)
+    if len(named) == 1:
+        return f"Measured at {next(iter(named))}."
+    machines = {stamp.machine for stamp in named}
+    parts = []
+    for stamp, names in named.items():
+        source = stamp.code if len(machines) == 1 else str(stamp)
+        parts.append(f"{', '.join(names)} at {source}")
+    if len(machines) == 1:
+        parts.append(f"machine: {machines.pop()}")
+    return f"Measured: {'; '.join(parts)}."
+
+
+def _measured_states(numbers: Performance, cases: Sequence[Case], states: Sequence[str]) -> str:
+    """`measured` of some cases: by state, or by case and state where a state's cases differ."""
+    stamps = []
+    for state in states:
+        own = {case.title: numbers.entry(case.name, state).stamp for case in cases}
+        for title, stamp in own.items():
+            stamps.append((state if len(set(own.values())) == 1 else f"{title} {state}", stamp))
+    return measured(stamps)
+
+
+# --- Blocks
+
+
+def _sampling(numbers: Performance) -> str:
+    case = CASES["sample-256"]
+    rows = []
+    for state in (BEFORE, NOW):
+        entry = numbers.entry(case.name, state)
+        matmul = f"{entry.measurement.matmul_seconds:.2f} s"
+        rows.append([state, matmul, _time(entry), _ratio(entry), _memory(entry), entry.measurement.rounds])
+    shown = table(["", "matmul time", "time", "times matmul", "peak", "rounds"], rows)
+    return f"{shown}\n\n{_measured_states(numbers, [case], (BEFORE, NOW))}"
+
+
+def _changes(numbers: Performance) -> str:
+    rows = []
+    stamps = []
+    for change, prediction in numbers.predictions.items():
+        state = f"without {change}"
+        cells = [prediction.what, prediction.predicted]
+        for name in CHANGED_CASES:
+            without = numbers.entry(name, state)
+            stamps.append((f"{CASES[name].title}, {state}", without.stamp))
+            stamps.append((f"{CASES[name].title}, {NOW}", numbers.entry(name, NOW).stamp))
+            cells.append(
+                f"{without.measurement.ratio:.2f} → {numbers.entry(name, NOW).measurement.ratio:.2f}"
+            )
+        peaks = [numbers.entry(CHANGED_CASES[1], at).measurement.peak_bytes / 1e9 for at in (state, NOW)]
+        rows.append([*cells, f"{peaks[0]:.2f} → {peaks[1]:.2f} GB", prediction.stamp.code])
+    head = ["change", "predicted", "sampling", "forward + backward", "its peak", "predicted at"]
+    shown = table(head, rows, text_columns=(0, 1, 5))
+    return f"{shown}\n\n{measured(stamps)}"
+
+
+def _profiles(numbers: Performance) -> str:
+    before, now = numbers.profiles[BEFORE], numbers.profiles[NOW]
+    rows = []
+    for pair in zip(before.operators, now.operators, strict=True):
+        row = []
+        for name, milliseconds, calls in pair:
+            row += [f"`{name.split('::')[-1]}`", f"{milliseconds:.0f}", f"{calls:,}"]
+        rows.append(row)
+    shown = table(["before", "ms", "calls", "now", "ms", "calls"], rows, text_columns=(0, 3))
+    return f"{shown}\n\n{measured([(BEFORE, before.stamp), (NOW, now.stamp)])}"
+
+
+def _generators(numbers: Performance) -> str:
+    cases = _of_kind("generator")
+    rows = []
+    for case in cases:
+        cells = _both(numbers.entry(case.name, BEFORE), numbers.entry(case.name, NOW))
+        rows.append([case.title, *cells])
+    return f"{table(['', *_COLUMNS], rows)}\n\n{_measured_states(numbers, cases, (BEFORE, NOW))}"
+
+
+def _steps(numbers: Performance) -> str:
+    cases = _of_kind("step")
+    rows = []
+    for case in cases:
+        cells = _both(numbers.entry(case.name, BEFORE), numbers.entry(case.name, NOW))
+        checkpointed = numbers.entry(case.name, CHECKPOINTED)
+        rows.append([case.title, *cells, _time(checkpointed), _memory(checkpointed)])
+    shown = table(["", *_COLUMNS, "checkpointed", "peak"], rows)
+    return f"{shown}\n\n{_measured_states(numbers, cases, (BEFORE, NOW, CHECKPOINTED))}"
+
+
+def _scaling(numbers: Performance) -> str:
+    cases = _of_kind("sample")
+    rows = []
+    for case in cases:
+        now, before = numbers.entry(case.name, NOW), numbers.entry(case.name, BEFORE)
+        found = now.measurement
+        gmac = f"{found.macs / 1e9:.1f}"
+        cost = f"{1e12 * found.seconds / found.macs:.1f} ps"
+        cells = [gmac, f"{found.seconds:.2f} s", cost, _ratio(now), _memory(now)]
+        rows.append([case.title, *cells, f"{before.measurement.seconds:.2f} s", _memory(before)])
+    shown = table(["", "GMAC", "time", "per MAC", "times matmul", "peak", "before", "peak"], rows)
+    return f"{shown}\n\n{_measured_states(numbers, cases, (BEFORE, NOW))}"
+
+
+def _growth(numbers: Performance) -> str:
+    """The most that a multiply-accumulate takes from 128 to 1024, by the least."""
+    found = [numbers.entry(name, NOW).measurement for name in _GROWTH]
+    whole = [each.seconds / each.macs for each in found]
+    products = [each.matmul_seconds / each.macs for each in found]
+    rows = [
+        ["one image", f"{max(whole) / min(whole):.2f} ×"],
+        ["its dense products alone", f"{max(products) / min(products):.2f} ×"],
+    ]
+    cases = [CASES[name] for name in _GROWTH]
+    shown = table(["cost of a multiply-accumulate, 128 to 1024", "most by least"], rows)
+    return f"{shown}\n\n{_measured_states(numbers, cases, (NOW,))}"
+
+
+def _errors(numbers: Performance) -> str:
+    if numbers.equality is None:
+        raise KeyError("equality")
+    rows = []
+    for name, (output, *gradients) in numbers.equality.errors.items():
+        rows.append([name, f"{output:.0e}", f"{max(gradients):.0e}" if gradients else "–"])
+    shown = table(["", "output", "worst gradient"], rows)
+    return f"{shown}\n\n{measured([(NOW, numbers.equality.stamp)])}"
+
+
+def _choices(numbers: Performance) -> str:
+    if numbers.equality is None:
+        raise KeyError("equality")
+    lines = [f"    {line}" for line in numbers.equality.choices]
+    # An indented block needs the comment's line and an empty one before it.
+    return f"{measured([(NOW, numbers.equality.stamp)])}\n\n" + "\n".join(lines)
+
+
+def _observations(numbers: Performance, left_out: bool) -> str:
+    rows = []
+    for seen in numbers.by_hand:
+        if seen.left_out == left_out:
+            rows.append([seen.what, seen.effect, seen.stamp.code, seen.stamp.machine])
+    head = ["what", "effect", "stated at", "machine"]
+    return table(head, rows, text_columns=range(len(head)))

@@ -1,0 +1,136 @@
+"""docs/performance.md is made of results/performance.json alone, and every number says where it is from."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from helpers import ROOT, refusal
+
+from stylenat.benchmark import page, results
+from stylenat.benchmark.cases import CASES, jobs
+from stylenat.benchmark.results import NOT_RECORDED, Stamp
+
+NUMBERS = ROOT / "results" / "performance.json"
+HERE = Stamp("a" * 40, False, "a" * 40, "a CPU", 2, "2.14")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A workspace with the committed page and numbers."""
+    monkeypatch.setenv("STYLENAT_WORKSPACE", str(tmp_path))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "docs" / "performance.md", tmp_path / "docs")
+    shutil.copy(NUMBERS, tmp_path / "results")
+    return tmp_path
+
+
+@pytest.fixture
+def numbers():
+    return results.read(NUMBERS)
+
+
+def test_the_committed_page_is_rebuilt_from_the_committed_numbers(clone):
+    path = clone / "docs" / "performance.md"
+    committed = path.read_text()
+    path.write_text(re.sub(r"(:begin -->).*?(<!-- [\w-]+:end)", r"\1\2", committed, flags=re.DOTALL))
+    assert path.stat().st_size < len(committed.encode()) / 2
+    page.write_page()
+    assert path.read_text() == committed
+    assert (clone / "figures" / "performance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_follows_the_numbers(numbers):
+    before = page.page_blocks(numbers)
+    entry = numbers.entry("sample-256", "now")
+    measurement = dataclasses.replace(entry.measurement, ratio=8.76)
+    numbers.cases["sample-256"]["now"] = results.Entry(measurement, entry.stamp)
+    after = page.page_blocks(numbers)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"sampling", "changes", "scaling"}
+    assert all("8.76" in after[name] for name in changed)
+
+
+def test_reading_and_writing_keeps_every_byte(clone, numbers):
+    results.write(numbers)
+    assert (clone / "results" / "performance.json").read_bytes() == NUMBERS.read_bytes()
+
+
+def test_nothing_measured_yet(tmp_path):
+    numbers = results.read(tmp_path / "none.json")
+    assert numbers == results.Performance()
+    with pytest.raises(KeyError):
+        page.page_blocks(numbers)
+
+
+def test_every_number_has_a_stamp_and_every_case_was_measured(numbers):
+    found = [entry.stamp for states in numbers.cases.values() for entry in states.values()]
+    found += [profile.stamp for profile in numbers.profiles.values()] + [numbers.equality.stamp]
+    for stamp in found:
+        assert re.fullmatch("[0-9a-f]{40}", stamp.commit) and re.fullmatch("[0-9a-f]{40}", stamp.benchmark)
+        assert stamp.dirty is False and stamp.device and stamp.threads and stamp.torch
+    for job in jobs(list(CASES), with_base=True, everything=True):
+        if job.task == "measure":
+            own = numbers.entry(job.case, job.state)
+            assert own.measurement.rounds == CASES[job.case].rounds
+            assert (own.stamp.commit == numbers.base) == (job.state == "before")
+    for seen in (*numbers.by_hand, *numbers.predictions.values()):
+        assert re.fullmatch("[0-9a-f]{40}", seen.stamp.commit) and seen.stamp.device is None
+
+
+def test_what_was_found_by_hand_is_in_the_commit_that_is_named(numbers):
+    text = {}
+    for seen in numbers.by_hand:
+        commit = seen.stamp.commit
+        shown = subprocess.run(
+            ["git", "show", f"{commit}:scripts/bench_page.py"], cwd=ROOT, capture_output=True, text=True
+        )
+        if shown.returncode:
+            pytest.skip("a clone without the history")
+        text[commit] = " ".join(shown.stdout.split())
+    for seen in numbers.by_hand:
+        for number in re.findall(r"\d[\d.e-]*(?: %)?", seen.effect):
+            assert number.rstrip(".") in text[seen.stamp.commit]
+
+
+def test_a_new_number_takes_the_stamp_of_the_moment(numbers):
+    old = dataclasses.asdict(numbers.entry("sample-64", "now").measurement)
+    numbers.add("measure", "now", "sample-64", old | {"seconds": 1.5}, HERE)
+    numbers.add("measure", "before", "sample-64", old, HERE)
+    numbers.add("profile", "before", "", [["aten::mm", 2.0, 3]] * 10, HERE)
+    numbers.add("equality", "now", "", {"errors": {"x": [1e-7]}, "choices": ["tiled"]}, HERE)
+    now = numbers.entry("sample-64", "now")
+    assert (now.measurement.seconds, now.stamp) == (1.5, HERE)
+    of_base = dataclasses.replace(HERE, commit=numbers.base)
+    assert numbers.entry("sample-64", "before").stamp == numbers.profiles["before"].stamp == of_base
+    assert numbers.equality.stamp == HERE
+    blocks = page.page_blocks(numbers)
+    assert "sample, 64 × 64 now at commit aaaaaaa, machine: a CPU, 2 threads, torch 2.14" in blocks["scaling"]
+    assert "sample, 128 × 128 now" in blocks["scaling"]
+    assert "aaaaaaa" not in blocks["generators"]
+    assert "Measured at commit aaaaaaa" in blocks["equality"]
+
+
+def test_a_stamp_says_what_is_not_recorded():
+    assert str(Stamp(None)) == f"commit {NOT_RECORDED}, machine: {NOT_RECORDED}"
+    assert dataclasses.replace(HERE, dirty=True).code == "commit aaaaaaa with changes"
+    assert HERE.of_base("b" * 40).code == "commit bbbbbbb (by the benchmark of aaaaaaa)"
+
+
+def test_this_clone_s_stamp_is_its_provenance():
+    stamp = Stamp.here()
+    found = results.provenance()
+    assert (stamp.commit, stamp.benchmark, stamp.dirty) == (found["commit"], found["commit"], found["dirty"])
+    assert (stamp.device, stamp.threads) == (found["device"], found["threads"])
+    assert json.loads(results.to_json(results.Performance()))["base"] == ""
+
+
+def test_a_page_without_a_marker_is_left_alone(clone):
+    path = clone / "docs" / "performance.md"
+    path.write_text(path.read_text().replace("<!-- steps:end -->", ""))
+    broken = path.read_text()
+    assert "<!-- steps:begin --> and <!-- steps:end -->" in refusal(page.write_page)
+    assert path.read_text() == broken
