@@ -3,68 +3,84 @@
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stylenat.attention.partitions import format_partitions
-from stylenat.checkpoints.load import CARD, build, open_checkpoint
+from stylenat.checkpoints.load import CARD, Checkpoint, build_from, open_checkpoint
 from stylenat.checkpoints.model_card import model_card
-from stylenat.checkpoints.published import write_contents
+from stylenat.checkpoints.published import NETWORKS, Tensors, published_contents
 from stylenat.checkpoints.tensors import save_tensors
 from stylenat.errors import UserError
+from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace, write_atomically
 from stylenat.reporting.records import read_record
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
 
-def convert(source, target, *, partitions=None, compact=False):
-    """Write the checkpoint `source` anew and return the path.
+def convert(
+    source: str | Path, target: str | Path, *, partitions: str | None = None, compact: bool = False
+) -> Path:
+    """Write a checkpoint anew.
 
-    A `target` that ends in `.pt` becomes a file in the published layout that `source` had (a run: the new
-    one), any other a model folder: `g_ema.safetensors` with its mean style, `g` and `d` where they are to be
-    had, `model.json` and `README.md`, the model card.
+    A target that ends in `.pt` becomes a file in the published layout that the source had (a run: the new
+    one), any other a model folder: `g_ema.safetensors` with its mean style, `g` and `d` where the source has
+    them, `model.json` and `README.md`, the model card.
 
     Args:
-        source: see `stylenat.pretrained.open_checkpoint`.
-        partitions: see `stylenat.pretrained.load_generator`.
+        source: see `open_checkpoint`.
+        target: a new folder, a model folder to write anew, or a new file.
+        partitions: see `load_generator`.
         compact: the averaged generator alone, in float16.
 
+    Returns:
+        The path of the target.
+
     Raises:
-        UserError: as `load_generator`; a target that exists and is no model folder.
+        UserError: as of `load_generator`; a target that exists and is no model folder.
     """
-    checkpoint, target = open_checkpoint(source), Path(target).expanduser()
-    as_pt = target.suffix in (".pt", ".pth")
-    if target.exists() and (
-        as_pt or not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())
-    ):
-        raise UserError(f"{target} exists already and is no model folder: give a new one")
-    names = [name for name in ("g_ema", "g", "d") if name in checkpoint.networks]
-    if names[:1] != ["g_ema"]:
+    checkpoint = open_checkpoint(source)
+    path = Path(target).expanduser()
+    as_pt = path.suffix in (".pt", ".pth")
+    _check_target(path, as_pt)
+    names = [name for name in NETWORKS if name in checkpoint.networks]
+    if "g_ema" not in names:
         raise UserError(f"{checkpoint.path} has no network 'g_ema' to convert: it holds {', '.join(names)}")
-    generator = build(checkpoint, "g_ema", partitions)
-    networks = {"g_ema": generator.state_dict()}
-    networks |= {name: checkpoint.tensors(name) for name in names[1:] if not compact}
+    generator = build_from(checkpoint, "g_ema", partitions)
+    networks: dict[str, Tensors] = {"g_ema": generator.state_dict()}
     if compact:
         networks["g_ema"] = {name: tensor.half() for name, tensor in networks["g_ema"].items()}
         generator.load_state_dict(networks["g_ema"])  # the mean style is that of the weights as stored
+    else:
+        networks |= {name: checkpoint.tensors(name) for name in names[1:]}
     if as_pt:
         buffer = io.BytesIO()
-        torch.save(write_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
-        write_atomically(target, buffer.getvalue())
-        return target
+        torch.save(published_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
+        write_atomically(path, buffer.getvalue())
+        return path
     networks["g_ema"]["mean_style"] = mean_style(generator)
     for name, tensors in networks.items():
-        save_tensors(target / f"{name}.safetensors", tensors)
+        save_tensors(path / f"{name}.safetensors", tensors)
     facts = _facts(checkpoint, generator, networks)
-    write_atomically(target / "README.md", model_card(facts))
-    write_atomically(
-        target / CARD, json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    )  # last: now it is one
-    return target
+    write_atomically(path / "README.md", model_card(facts))
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path / CARD, text)  # last: now it is a model
+    return path
 
 
-def _facts(checkpoint, generator, networks):
+def _check_target(path: Path, as_pt: bool) -> None:
+    if not path.exists():
+        return
+    is_model = path.is_dir() and (path / CARD).is_file()
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if as_pt or not (is_model or is_empty):
+        raise UserError(f"{path} exists already and is no model folder: give a new one")
+
+
+def _facts(checkpoint: Checkpoint, generator: StyleNAT, networks: Mapping[str, Tensors]) -> dict[str, Any]:
     """What `model.json` holds: all that is known of a model."""
     known = {key: value for key, value in checkpoint.facts.items() if key not in ("partitions", "files")}
     config = known.get("config", {})
@@ -81,7 +97,7 @@ def _facts(checkpoint, generator, networks):
         "resolution": generator.resolution,
         "widths": list(generator.widths),
         "latent_dim": generator.latent_dim,
-        "partitions": list(map(format_partitions, generator.partitions)),
+        "partitions": [format_partitions(level) for level in generator.partitions],
         "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         "mean_style": {"styles": MEAN_STYLES, "seed": 0},
         "networks": list(networks),
@@ -89,7 +105,7 @@ def _facts(checkpoint, generator, networks):
     }
 
 
-def _sha256(path):
+def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

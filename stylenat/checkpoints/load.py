@@ -3,21 +3,25 @@
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from stylenat.attention.partitions import (
     Full,
     HeadPartition,
+    Level,
     ShiftedWindows,
     format_partitions,
     parse_partitions,
     resolutions,
 )
-from stylenat.checkpoints.published import from_published, read_pt, state_dicts
+from stylenat.checkpoints.published import Tensors, from_published, read_pt, state_dicts
 from stylenat.checkpoints.run import Run
 from stylenat.checkpoints.tensors import load_tensors
 from stylenat.errors import UserError
@@ -26,94 +30,116 @@ from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace
 
 CARD = "model.json"  # makes a folder a model
+LONGEST_SETTING = 1000  # characters of a list that is kept
+# A level as users and files describe it: text, or of each partition its dilation, (kernel, dilation), or all.
+GivenLevel = str | Sequence[Any]
+Facts = dict[str, Any]
+Readers = dict[str, Callable[[], Tensors]]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where networks are to be had, and what is known of them.
+    """Where networks are found, and what is known of them.
 
     Attributes:
         path: as given, resolved.
-        networks: name, of "g_ema", "g" and "d", → a function that reads its tensors, under our names.
-        levels: the partitions of each level from 4 on, or their dilations alone, or None: not stored.
-        facts: what the checkpoint tells of itself, plain JSON.
+        networks: by name, of "g_ema", "g" and "d", a function that reads its tensors, under our names.
+        levels: of each level from 4 on the partitions, or their dilations alone; None: not stored.
+        facts: what the checkpoint says of itself, plain JSON.
     """
 
     path: Path
-    networks: dict[str, Callable]
-    levels: list | None = None
-    facts: dict = field(default_factory=dict)
+    networks: Readers
+    levels: list[GivenLevel] | None = None
+    facts: Facts = field(default_factory=dict)
 
-    def tensors(self, name):
-        """A network's tensors, float32 copies on the CPU. Raises UserError if it is not there."""
+    def tensors(self, name: str) -> Tensors:
+        """A network's tensors, float32 copies on the CPU.
+
+        Raises:
+            UserError: it is not there.
+        """
         if name not in self.networks:
             raise UserError(f"{self.path} has no network {name!r}: it holds {', '.join(self.networks)}")
-        tensors = self.networks[name]()
-        # Copies: a file that is mapped may be gone tomorrow.
-        return {n: t.to(torch.float32, copy=True) if t.is_floating_point() else t for n, t in tensors.items()}
+        copies = {}
+        for key, tensor in self.networks[name]().items():
+            # Copies: a file that is mapped may be gone tomorrow.
+            copies[key] = tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
+        return copies
 
 
-def open_checkpoint(path):
-    """The `Checkpoint` of a published `.pt`, a model folder, a safetensors file, or a run (its folder or id).
+# Opening
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint of a published `.pt`, a model folder, a safetensors file, or a run (its folder or id).
 
     Raises:
         UserError: it is none of these, or damaged.
     """
-    given, path = str(path), Path(path).expanduser()
-    if path.is_dir():
-        if (path / CARD).is_file():
-            return _open_model(path)
-        return _open_run(Run.open(given))
-    if path.is_file():
-        return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pt(path)
-    if (workspace("runs", given) / "config.json").is_file():
-        return _open_run(Run.open(given))
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _open_model(place) if (place / CARD).is_file() else _open_run(Run.open(str(path)))
+    if place.is_file():
+        return _open_safetensors(place) if place.suffix == ".safetensors" else _open_pt(place)
+    if (workspace("runs", str(path)) / "config.json").is_file():
+        return _open_run(Run.open(str(path)))
     raise UserError(
-        f"checkpoint {given!r} not found: give a published .pt, a model folder, a .safetensors file, or a run"
+        f"checkpoint {str(path)!r} not found: give a published .pt, a model folder, a .safetensors file, or "
+        "a run"
     )
 
 
-def _open_pt(path):
+def _open_pt(path: Path) -> Checkpoint:
     contents = read_pt(path)
     networks, layout = state_dicts(contents, path)
-    args = contents.get("args") if isinstance(contents.get("args"), dict) else {}
-    readers = {name: lambda tensors=tensors: from_published(tensors) for name, tensors in networks.items()}
-    facts = {"source": path.name, "layout": layout, "settings": _told(args)}
-    return Checkpoint(path, readers, _find(args, "dilations"), facts)
+    args = contents.get("args")
+    settings = args if isinstance(args, dict) else {}
+    readers: Readers = {name: partial(from_published, tensors) for name, tensors in networks.items()}
+    facts = {"source": path.name, "layout": layout, "settings": _plain_settings(settings)}
+    return Checkpoint(path, readers, _find(settings, "dilations"), facts)
 
 
-def _told(args):
+def _plain_settings(args: Mapping[str, Any]) -> Facts:
     """The settings of a file that JSON can hold; random states and other bulk are left out."""
+    kept = {}
+    for key, value in args.items():
+        if "rng" in key:
+            continue
+        plain = _plain_settings(value) if isinstance(value, dict) else _plain_setting(value)
+        if plain is not None:
+            kept[key] = plain
+    return kept
 
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: entry for key, value in value.items() if (entry := plain(value)) is not None}
-        if isinstance(value, list):
-            return value if len(json.dumps(value, default=str)) < 1000 else None
-        return value if isinstance(value, (str, int, float, bool)) else None
 
-    return plain({key: value for key, value in args.items() if "rng" not in key})
+def _plain_setting(value: object) -> object:
+    if isinstance(value, list):
+        return value if len(json.dumps(value, default=str)) < LONGEST_SETTING else None
+    return value if isinstance(value, str | int | float | bool) else None
 
 
-def _find(settings, name):
+def _find(settings: Mapping[str, Any], name: str) -> Any:
     """The value of a name anywhere in nested dicts, or None."""
     if name in settings:
         return settings[name]
-    found = (_find(value, name) for value in settings.values() if isinstance(value, dict))
-    return next((value for value in found if value is not None), None)
+    for value in settings.values():
+        found = _find(value, name) if isinstance(value, dict) else None
+        if found is not None:
+            return found
+    return None
 
 
-def _open_model(path):
+def _open_model(path: Path) -> Checkpoint:
     try:
         facts = json.loads((path / CARD).read_text(encoding="utf-8"))
-        levels = [parse_partitions(text) for text in facts["partitions"]]
+        levels: list[GivenLevel] = [parse_partitions(text) for text in facts["partitions"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / CARD} is damaged ({error!r}): convert the model again") from None
-    files = {file.stem: lambda file=file: load_tensors(file) for file in sorted(path.glob("*.safetensors"))}
-    return Checkpoint(path, files, levels, facts)
+    files = {file.stem: file for file in sorted(path.glob("*.safetensors"))}
+    return Checkpoint(path, _readers(files), levels, facts)
 
 
-def _open_run(run):
+def _open_run(run: Run) -> Checkpoint:
     snapshots = run.snapshots()
     if not snapshots:
         raise UserError(f"run {run.id} has no snapshot yet: train it on")
@@ -125,11 +151,10 @@ def _open_run(run):
     }
     config = run.config
     facts = {"source": run.id, "layout": "run", "nimg": snapshots[-1], "config": config.to_dict()}
-    readers = {name: lambda file=file: load_tensors(file) for name, file in files.items()}
-    return Checkpoint(run.path, readers, list(config.partitions), facts)
+    return Checkpoint(run.path, _readers(files), list(config.partitions), facts)
 
 
-def _open_safetensors(path):
+def _open_safetensors(path: Path) -> Checkpoint:
     """A file of a model folder or of a run's snapshots; else the tensors alone."""
     if (path.parent / CARD).is_file():
         known = _open_model(path.parent)
@@ -137,18 +162,29 @@ def _open_safetensors(path):
         known = _open_run(Run(path.parent.parent))
     else:
         known = Checkpoint(path, {}, facts={"source": path.name, "layout": "safetensors"})
-    name = path.stem if path.stem in known.networks else "g_ema"
-    facts = known.facts | ({"nimg": int(path.stem)} if path.stem.isdigit() else {})
+    facts = dict(known.facts)
+    if path.stem.isdigit():
+        facts["nimg"] = int(path.stem)
     if path.stem == "best" and known.networks and (best := Run(path.parent.parent).best()):
         facts["nimg"] = best["nimg"]
-    return Checkpoint(path, {name: lambda: load_tensors(path)}, known.levels, facts)
+    name = path.stem if path.stem in known.networks else "g_ema"
+    return Checkpoint(path, _readers({name: path}), known.levels, facts)
 
 
-def load_generator(path, partitions=None, which="ema"):
+def _readers(files: Mapping[str, Path]) -> Readers:
+    return {name: partial(load_tensors, file) for name, file in files.items()}
+
+
+# Building
+
+
+def load_generator(
+    path: str | Path, partitions: str | Sequence[GivenLevel] | None = None, which: str = "ema"
+) -> StyleNAT:
     """The generator of a checkpoint, in eval mode on the CPU, with parameters that take no gradient.
 
     Resolution, widths, heads and kernel sizes are read from the tensors. Dilations come from `partitions`,
-    else from what the checkpoint stores, else from the published rule, 1 and R / 8: a warning tells that.
+    else from what the checkpoint stores, else from the published rule, 1 and R / 8, with a warning.
 
     Args:
         path: see `open_checkpoint`.
@@ -160,20 +196,28 @@ def load_generator(path, partitions=None, which="ema"):
         UserError: no such checkpoint or network; a file that would run code; tensors missing, left over or of
             other shapes; partitions that do not fit them.
     """
-    if which not in ("ema", "g"):
+    names = {"ema": "g_ema", "g": "g"}
+    if which not in names:
         raise UserError(f"which={which!r} is unknown: take 'ema' or 'g'")
-    checkpoint, name = open_checkpoint(path), {"ema": "g_ema", "g": "g"}[which]
-    return build(checkpoint, name, partitions)
+    return build_from(open_checkpoint(path), names[which], partitions)
 
 
-def build(checkpoint, name, partitions=None):
-    """A generator, see `load_generator`, from an open `Checkpoint`; `name` is "g_ema" or "g"."""
+def build_from(
+    checkpoint: Checkpoint, name: str, partitions: str | Sequence[GivenLevel] | None = None
+) -> StyleNAT:
+    """A generator, see `load_generator`, from an open checkpoint.
+
+    Args:
+        checkpoint: holds the network.
+        name: "g_ema" or "g".
+        partitions: see `load_generator`.
+    """
     tensors = checkpoint.tensors(name)
     mean = tensors.pop("mean_style", None)
     try:
         levels = _levels(tensors, checkpoint, partitions)
         widths = [tensors[f"layers.{i}.blocks.0.attn.proj.weight"].shape[0] for i in range(len(levels))]
-        depth = sum(re.fullmatch(r"style\.\d+\.weight", name) is not None for name in tensors)
+        depth = sum(re.fullmatch(r"style\.\d+\.weight", key) is not None for key in tensors)
         with torch.device("meta"):
             generator = StyleNAT(widths, levels, tensors["style.1.weight"].shape[0], depth)
     except (KeyError, IndexError) as error:
@@ -183,7 +227,7 @@ def build(checkpoint, name, partitions=None):
     return generator
 
 
-def load_discriminator(path):
+def load_discriminator(path: str | Path) -> Discriminator:
     """The discriminator of a checkpoint, in eval mode on the CPU; see `load_generator`.
 
     Raises:
@@ -192,7 +236,7 @@ def load_discriminator(path):
     """
     checkpoint = open_checkpoint(path)
     tensors = checkpoint.tensors("d")
-    widths = []
+    widths: list[int] = []
     while (name := f"from_rgbs.{len(widths)}.conv.0.weight_orig") in tensors:
         widths.append(tensors[name].shape[0])
     if not widths:
@@ -203,62 +247,84 @@ def load_discriminator(path):
     return discriminator
 
 
-def _fill(network, tensors, where):
+def _fill(network: nn.Module, tensors: Tensors, where: str) -> None:
     """Give a network on `meta` its tensors, all of them and no other."""
-    expected = network.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    wrong = {
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    misshapen = []
+    for name, tensor in tensors.items():
+        if name in shapes and tuple(tensor.shape) != shapes[name]:
+            misshapen.append(f"{name} {tuple(tensor.shape)} for {shapes[name]}")
+    problems = {
         "lacks": [name for name in shapes if name not in tensors],
         "has left over": [name for name in tensors if name not in shapes],
-        "has of other shapes": [
-            f"{name} {tuple(tensor.shape)} for {shapes[name]}"
-            for name, tensor in tensors.items()
-            if name in shapes and tuple(tensor.shape) != shapes[name]
-        ],
+        "has of other shapes": misshapen,
     }
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{what} {len(names)} tensors ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-            for what, names in wrong.items()
-            if names
-        )
-        raise UserError(f"{where} {told}: it is of another architecture or incomplete")
+    sentences = []
+    for problem, names in problems.items():
+        if names:
+            more = ", …" if len(names) > 3 else ""
+            sentences.append(f"{problem} {len(names)} tensors ({', '.join(names[:3])}{more})")
+    if sentences:
+        raise UserError(f"{where} {'; '.join(sentences)}: it is of another architecture or incomplete")
     network.load_state_dict(tensors, assign=True)
     network.eval().requires_grad_(False)
 
 
-def _levels(tensors, checkpoint, partitions):
-    """The partitions of every level from 4 on: heads and kernels off the tensors, dilations as known."""
-    count = 1 + max((int(n.split(".")[1]) for n in tensors if re.match(r"layers\.\d+\.", n)), default=-1)
-    stored = checkpoint.levels
-    if partitions is not None:
-        given = partitions.split("/") if isinstance(partitions, str) else list(partitions)
-        if len(given) != count - 1:
-            raise UserError(
-                f"partitions describe {len(given)} levels, {checkpoint.path} has {count - 1} from 8 on: "
-                f"give one for each of 8 … {resolutions(count)[-1]}"
-            )
-        stored = [None, *given]
-    levels, assumed = [], False
-    for i, resolution in enumerate(resolutions(count)):
-        parts = _undilated(tensors, i)
-        if isinstance(parts[0], HeadPartition):
-            told = stored[i] if stored and i < len(stored) else None
-            assumed |= told is None
-            told = _rule(len(parts), resolution, checkpoint.path) if told is None else told
-            parts = _dilated(parts, told, resolution)
-        levels.append(parts)
-    if assumed:
-        told = "/".join(map(format_partitions, levels[1:]))
+# Partitions: heads and kernel sizes from the tensors, dilations from elsewhere
+
+
+def _levels(
+    tensors: Tensors, checkpoint: Checkpoint, partitions: str | Sequence[GivenLevel] | None
+) -> list[Level]:
+    """The partitions of every level from 4 on."""
+    sides = resolutions(_count_levels(tensors))
+    known = _known_levels(len(sides), checkpoint, partitions)
+    levels = []
+    is_assumed = False
+    for i, side in enumerate(sides):
+        level = _undilated(tensors, i)
+        if isinstance(level[0], HeadPartition):
+            given = known[i]
+            if given is None:
+                given = _published_dilations(len(level), side, checkpoint.path)
+                is_assumed = True
+            level = _dilated(level, given, side)
+        levels.append(level)
+    if is_assumed:
+        text = "/".join(map(format_partitions, levels[1:]))
         warnings.warn(
-            f"{checkpoint.path} stores no dilations: assumed the published rule, {told} (levels from 8 on)",
+            f"{checkpoint.path} stores no dilations: assumed the published rule, {text} (levels from 8 on)",
             stacklevel=4,
         )
     return levels
 
 
-def _undilated(tensors, i):
-    """A level's partitions as far as tensors tell them: all but the dilations."""
+def _count_levels(tensors: Tensors) -> int:
+    indices = [-1]
+    for name in tensors:
+        if re.match(r"layers\.\d+\.", name):
+            indices.append(int(name.split(".")[1]))
+    return 1 + max(indices)
+
+
+def _known_levels(
+    count: int, checkpoint: Checkpoint, partitions: str | Sequence[GivenLevel] | None
+) -> list[GivenLevel | None]:
+    """What is known of each level's dilations: as the user gives them, else as they are stored."""
+    if partitions is None:
+        stored = list(checkpoint.levels or [])
+        return [*stored, *[None] * (count - len(stored))]
+    given = partitions.split("/") if isinstance(partitions, str) else list(partitions)
+    if len(given) != count - 1:
+        raise UserError(
+            f"partitions describe {len(given)} levels, {checkpoint.path} has {count - 1} from 8 on: "
+            f"give one for each of 8 … {resolutions(count)[-1]}"
+        )
+    return [None, *given]
+
+
+def _undilated(tensors: Tensors, i: int) -> Level:
+    """A level's partitions as far as tensors show them: all but the dilations."""
     prefix = f"layers.{i}.blocks.0.attn."
     if (table := tensors.get(f"{prefix}tables.0")) is not None:
         return (ShiftedWindows(2 * table.shape[1], (int(len(table) ** 0.5) + 1) // 2),)
@@ -270,7 +336,7 @@ def _undilated(tensors, i):
     return tuple(HeadPartition(table.shape[0], (table.shape[1] + 1) // 2) for table in tables)
 
 
-def _rule(count, resolution, path):
+def _published_dilations(count: int, resolution: int, path: Path) -> list[int]:
     """Dilations of the published models: 1, and from 16 × 16 on, where there are two partitions, R / 8."""
     if count > 2:
         raise UserError(
@@ -280,24 +346,41 @@ def _rule(count, resolution, path):
     return [1, resolution // 8][:count]
 
 
-def _dilated(parts, told, resolution):
-    """A level's partitions with the dilations told: text, or dilations, (kernel, dilation)s, partitions."""
+def _dilated(level: Level, given: GivenLevel, resolution: int) -> Level:
+    """A level's partitions with given dilations."""
     try:
-        entries = parse_partitions(told) if isinstance(told, str) else list(told)
-        if len(entries) == 1 and isinstance(entries[0], int):
-            entries *= len(parts)  # old files: two halves at 8 × 8, of one dilation
-        given = []
-        for part, entry in zip(parts, entries, strict=True):
-            pair = (part.kernel_size, entry) if isinstance(entry, int) else entry
-            given.append(entry if isinstance(entry, HeadPartition) else HeadPartition(part.heads, *pair))
-        fits = all(replace(new, dilation=1) == part for new, part in zip(given, parts, strict=True))
+        made = _match(level, given)
+        fits = all(replace(new, dilation=1) == part for new, part in zip(made, level, strict=True))
     except UserError:
         raise
     except (TypeError, ValueError):  # too many, too few, or nothing of the kind
         fits = False
     if not fits:
         raise UserError(
-            f"partitions {told!r} at level {resolution} do not fit its tensors, which have "
-            + ", ".join(f"{part.heads} heads with kernel {part.kernel_size}" for part in parts)
+            f"partitions {given!r} at level {resolution} do not fit its tensors, which have "
+            + ", ".join(
+                f"{part.heads} heads with kernel {part.kernel_size}" for part in _neighborhoods(level)
+            )
         )
-    return tuple(given)
+    return made
+
+
+def _match(level: Level, given: GivenLevel) -> tuple[HeadPartition, ...]:
+    """One `HeadPartition` a partition of the level, from whatever is given of it."""
+    entries: list[Any] = list(parse_partitions(given) if isinstance(given, str) else given)
+    if len(entries) == 1 and isinstance(entries[0], int):
+        entries = entries * len(level)  # old files: two halves at 8 × 8, of one dilation
+    made = []
+    for part, entry in zip(_neighborhoods(level), entries, strict=True):
+        if isinstance(entry, HeadPartition):
+            made.append(entry)
+        elif isinstance(entry, int):
+            made.append(HeadPartition(part.heads, part.kernel_size, entry))
+        else:
+            kernel_size, dilation = entry
+            made.append(HeadPartition(part.heads, kernel_size, dilation))
+    return tuple(made)
+
+
+def _neighborhoods(level: Level) -> list[HeadPartition]:
+    return [part for part in level if isinstance(part, HeadPartition)]

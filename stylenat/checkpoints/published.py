@@ -6,13 +6,18 @@ Their layouts: old, `g`, `d`, `g_ema` and `args` at the top; new, the three of t
 import argparse
 import re
 import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from stylenat.attention.partitions import Full, HeadPartition, Level, resolutions
+from stylenat.attention.partitions import Full, HeadPartition, Level, Levels, resolutions
 from stylenat.attention.shifted_windows import relative_position_index, shift_mask
 from stylenat.errors import UserError
 
+Tensors = dict[str, Tensor]
 NETWORKS = ("g_ema", "g", "d")
 # Buffers that are the same in every file.
 CONSTANT = re.compile(r"(\.kernel|\.(ll|lh|hl|hh)|_float_tensor|relative_position_index|attn_mask\d*)$")
@@ -30,33 +35,47 @@ RENAMED = (
 class _Inert:
     """Stands in for a configuration class of a pickle: holds what was stored, runs nothing."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments: Any) -> None:
         self.stored = arguments[0] if len(arguments) == 1 else arguments
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.stored = state
 
 
-# OmegaConf's classes, and the types that they name, so that its configurations can be had without it.
-_OMEGACONF = [
-    *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
-    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")),
-    *(f"omegaconf.base.{name}" for name in ("Metadata", "ContainerMetadata")),
-    *(f"builtins.{name}" for name in ("dict", "list", "str", "int", "float", "bool")),
-    *("collections.defaultdict", "typing.Any"),
-]
+# OmegaConf's classes, and the types that they name, so that its configurations are read without it.
+_OMEGACONF = (
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.nodes.AnyNode",
+    "omegaconf.nodes.StringNode",
+    "omegaconf.nodes.IntegerNode",
+    "omegaconf.nodes.FloatNode",
+    "omegaconf.nodes.BooleanNode",
+    "omegaconf.base.Metadata",
+    "omegaconf.base.ContainerMetadata",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.str",
+    "builtins.int",
+    "builtins.float",
+    "builtins.bool",
+    "collections.defaultdict",
+    "typing.Any",
+)
 
 
-def read_pt(path):
+def read_pt(path: Path) -> dict[str, Any]:
     """What a `.pt` holds: tensors, plain types and configurations as plain dicts; nothing in it is executed.
 
     `torch.load(weights_only=True)`, with argparse's Namespace and OmegaConf's containers allowed by name, the
     latter as inert data.
 
     Raises:
-        UserError: the file asks for anything else (what, is told), or is damaged, or is no dict.
+        UserError: the file needs any other class, which is named, or is damaged, or is no dict.
     """
-    allowed = [argparse.Namespace, *((_Inert, name) for name in _OMEGACONF)]
+    allowed: list[Any] = [argparse.Namespace]
+    for name in _OMEGACONF:
+        allowed.append((_Inert, name))
     try:
         with torch.serialization.safe_globals(allowed):
             # Mapped, so that optimizer states, two thirds of a file, are never read.
@@ -64,83 +83,104 @@ def read_pt(path):
     except OSError:
         raise
     except Exception as error:
-        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        if needed := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"{path} asks for {asked[1]}, which no checkpoint needs: nothing was run; do not trust it"
+                f"{path} asks for {needed[1]}, which no checkpoint needs: nothing was run; do not trust it"
             ) from None
-        told = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} can't be read as a checkpoint ({told}): nothing was run; get it again"
+            f"{path} can't be read as a checkpoint ({reason}): nothing was run; get it again"
         ) from None
     if not isinstance(contents, dict):
         raise UserError(f"{path} holds {type(contents).__name__}, expected a dict with g_ema, g or d")
     return {key: _plain(value) if key == "args" else value for key, value in contents.items()}
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
+    """Namespaces and OmegaConf's containers as dicts and lists."""
     if isinstance(value, argparse.Namespace):
-        value = vars(value)
+        return _plain(vars(value))
     if isinstance(value, _Inert):  # an OmegaConf container or node
         stored = value.stored
         return _plain(stored.get("_content", stored.get("_val"))) if isinstance(stored, dict) else None
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
 
 
-def state_dicts(contents, path):
-    """The networks of a published file, those of g_ema, g and d that are there; and its layout, old or new.
+def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensors], str]:
+    """The networks of a published file.
+
+    Args:
+        contents: as of `read_pt`.
+        path: of the file, for errors.
+
+    Returns:
+        The state dicts of g_ema, g and d, as far as they are there, and the file's layout, "old" or "new".
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one that holds more than tensors.
     """
     layout = "new" if "state_dicts" in contents else "old"
     held = contents["state_dicts"] if layout == "new" else contents
-    found = {
-        name: held[name] for name in NETWORKS if isinstance(held, dict) and isinstance(held.get(name), dict)
-    }
-    for name, tensors in found.items():
-        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    found = {}
+    for name in NETWORKS:
+        if not isinstance(held, Mapping) or not isinstance(held.get(name), dict):
+            continue
+        if not all(isinstance(tensor, Tensor) for tensor in held[name].values()):
             raise UserError(f"{path}: {name} holds more than tensors; expected a state dict")
+        found[name] = held[name]
     if not found:
         keys = ", ".join(map(repr, list(contents)[:5])) or "nothing"
         raise UserError(f"{path} has none of {', '.join(NETWORKS)}: it holds {keys}")
     return found, layout
 
 
-def from_published(tensors):
+def from_published(tensors: Mapping[str, Tensor]) -> Tensors:
     """A published state dict under our names; constants, which this project computes, are left out."""
+    to_ours = [(pattern, replacement) for pattern, replacement, _, _ in RENAMED]
     ours = {}
     for name, tensor in tensors.items():
         if not CONSTANT.search(name):
-            for pattern, replacement, _, _ in RENAMED:
-                name = re.sub(pattern, replacement, name)
-            ours[name] = tensor
+            ours[_rename(name, to_ours)] = tensor
     return ours
 
 
-def to_published(tensors, *, legacy=False):
+def to_published(tensors: Mapping[str, Tensor], *, legacy: bool = False) -> Tensors:
     """Undo `from_published`: published names, and the constants made anew.
 
     Args:
         tensors: a state dict of ours.
         legacy: with the old layout's names, `rpb0`, `rpb1`.
     """
-    swin = {name.partition(".attn.")[0] for name in tensors if ".attn.tables." in name}
+    to_theirs = [(pattern, replacement) for _, _, pattern, replacement in RENAMED]
+    styleswin_blocks = {name.partition(".attn.")[0] for name in tensors if ".attn.tables." in name}
     published = {}
     for name, tensor in tensors.items():
-        used = RENAMED[1:] if name.partition(".attn.")[0] in swin else RENAMED[:1] if legacy else ()
-        for _, _, pattern, replacement in used:
-            name = re.sub(pattern, replacement, name)
-        published[name] = tensor
+        if name.partition(".attn.")[0] in styleswin_blocks:
+            rules = to_theirs[1:]
+        else:
+            rules = to_theirs[:1] if legacy else []
+        published[_rename(name, rules)] = tensor
     return published | _constants(tensors)
 
 
-def _constants(tensors):
+def _rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    renamed = name
+    for pattern, replacement in rules:
+        renamed = re.sub(pattern, replacement, renamed)
+    return renamed
+
+
+def _constants(tensors: Mapping[str, Tensor]) -> Tensors:
     """The constant buffers that a published network holds beside these tensors of ours."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-    fir, constants = torch.outer(taps, taps), {}
-    last = max((int(name.split(".")[1]) for name in tensors if name.startswith("to_rgbs.")), default=0)
+    fir = torch.outer(taps, taps)
+    constants: Tensors = {}
+    outputs = [int(name.split(".")[1]) for name in tensors if name.startswith("to_rgbs.")]
+    last_output = f"to_rgbs.{max(outputs, default=0)}"
     if any(name.startswith("from_rgbs.") for name in tensors):
         constants |= _haar("dwt")
     for name in tensors:
@@ -149,7 +189,7 @@ def _constants(tensors):
             constants[f"{module}.sin_pos_embed._float_tensor"] = torch.zeros(1)
         elif part == "rpb":
             constants[f"{module}.relative_position_index"] = relative_position_index(4).T  # key - query
-        elif re.fullmatch(r"to_rgbs\.\d+", module) and part == "bias" and module != f"to_rgbs.{last}":
+        elif re.fullmatch(r"to_rgbs\.\d+", module) and part == "bias" and module != last_output:
             constants[f"{module}.upsample.kernel"] = fir * 4
         elif module.endswith(".attn.tables"):
             constants |= _window_constants(module.removesuffix(".attn.tables"), part, tensors[name])
@@ -162,14 +202,16 @@ def _constants(tensors):
     return constants
 
 
-def _haar(module, inverse=False):
-    low, high = torch.tensor([[1.0, 1.0]]) / 2**0.5, torch.tensor([[-1.0, 1.0]]) / 2**0.5
+def _haar(module: str, inverse: bool = False) -> Tensors:
+    """The four filters `(2, 2)` of a Haar transform, under a module's name."""
+    low = torch.tensor([[1.0, 1.0]]) / 2**0.5
+    high = torch.tensor([[-1.0, 1.0]]) / 2**0.5
     bands = {"ll": low.T @ low, "lh": high.T @ low, "hl": low.T @ high, "hh": high.T @ high}
     signs = {"lh": -1, "hl": -1} if inverse else {}
     return {f"{module}.{name}": band * signs.get(name, 1) for name, band in bands.items()}
 
 
-def _window_constants(block, half, table):
+def _window_constants(block: str, half: str, table: Tensor) -> Tensors:
     size = (int(len(table) ** 0.5) + 1) // 2
     resolution = resolutions(int(block.split(".")[1]) + 1)[-1]
     constants = {f"{block}.attn.{half}.relative_position_index": relative_position_index(size)}
@@ -178,13 +220,15 @@ def _window_constants(block, half, table):
     return constants
 
 
-def write_contents(networks, levels, layout):
+def published_contents(
+    networks: Mapping[str, Mapping[str, Tensor]], levels: Levels, layout: str | None
+) -> dict[str, Any]:
     """What a published file holds, for `torch.save`: state dicts and the settings to build networks of them.
 
     Args:
         networks: state dicts of ours by name.
-        levels: tuples of partitions from 4 × 4 on.
-        layout: "old" (whose names hold two halves a level) or "new".
+        levels: from 4 × 4 on.
+        layout: "old" (whose names hold two halves a level), or any other for the new one.
     """
     states = {name: to_published(tensors, legacy=layout == "old") for name, tensors in networks.items()}
     windows = [_published_windows(level) for level in levels]

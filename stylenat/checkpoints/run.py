@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
 from stylenat.errors import UserError
+from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
-from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace, write_atomically
 
 BEST = "kid_lite0_128_heldout"  # chooses the best generator of a run: unbiased, and no copy scores well
@@ -103,7 +103,7 @@ class Run:
         found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
         return sorted(nimg for nimg in found if nimg <= newest)
 
-    def generator(self, nimg: int | None = None) -> StyleNAT:
+    def generator(self, nimg: int | None = None) -> Generator:
         """The EMA generator of a snapshot (default: the last), in eval mode on the CPU.
 
         Raises:

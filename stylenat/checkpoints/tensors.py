@@ -1,19 +1,29 @@
-"""What a run leaves on disk: safetensors for tensors, JSON for the rest; nothing is executed on loading."""
+"""Tensors on disk: safetensors, written atomically; and an optimizer's state as named tensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
+from torch import Tensor
 
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
 
 
-def save_tensors(path, tensors):
-    """Write a dict of tensors as safetensors, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(tensors))
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as a safetensors file, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(contiguous))
 
 
-def load_tensors(path):
-    """Read a safetensors file. Raises UserError if it is missing or damaged."""
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
@@ -24,15 +34,22 @@ def load_tensors(path):
         ) from error
 
 
-def optimizer_tensors(optimizer):
-    """An Adam's moments and step counts as a flat dict `"<parameter>.<moment>"` → tensor."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's moments and step counts by `"<index of the parameter>.<moment>"`."""
+    tensors = {}
+    for index, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            tensors[f"{index}.{name}"] = value
+    return tensors
 
 
-def restore_optimizer(optimizer, tensors):
-    """Undo `optimizer_tensors`: learning rates and the like stay as the optimizer has them."""
-    state = {}
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Undo `optimizer_tensors`; learning rates and the like stay as the optimizer has them.
+
+    Raises:
+        ValueError: tensors of another optimizer.
+    """
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = value

@@ -1,4 +1,4 @@
-"""Checkpoints: published files give the published images, nothing in a file is run, mistakes are told."""
+"""Checkpoints: published files give the published images, nothing in a file is run, errors name the cause."""
 
 import argparse
 import builtins
@@ -84,7 +84,7 @@ def tiny_pt(tiny, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "case, layout, args, told",
+    "case, layout, args, warned",
     [
         ("hydra_32", "new", {"runs": {"generator": {"dilations": [[1], [1], [1, 2], [1, 4], [1, 8]]}}}, None),
         ("hydra_32", "new", {}, "8x7@1,8x7@2/8x7@1,8x7@4"),
@@ -94,13 +94,13 @@ def tiny_pt(tiny, tmp_path):
         ("swin_32", "old", argparse.Namespace(size=32), None),
     ],
 )
-def test_published_generators_load_and_give_their_images(tmp_path, case, layout, args, told):
+def test_published_generators_load_and_give_their_images(tmp_path, case, layout, args, warned):
     state, outputs = published(case)
     path = save(tmp_path / "x.pt", args, layout, g_ema=state)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         generator = load_generator(path)
-    assert [told in str(warning.message) for warning in caught] == ([True] if told else [])
+    assert [warned in str(warning.message) for warning in caught] == ([True] if warned else [])
     assert not generator.training and not any(p.requires_grad for p in generator.parameters())
     assert relative_error(generator.mapping(Z), outputs["w"]) < 1e-5
     error = relative_error(generator(Z), outputs["image"])
@@ -251,7 +251,7 @@ def test_given_partitions_come_before_stored_ones(tiny_pt):
 
 
 @pytest.mark.parametrize(
-    "given, told",
+    "given, message",
     [
         (PAIRS[:2], "2 levels, .* has 3 from 8 on"),
         ([PAIRS[0], PAIRS[1], [(5, 1), (3, 1)]], "level 32 do not fit"),
@@ -260,8 +260,8 @@ def test_given_partitions_come_before_stored_ones(tiny_pt):
         ([PAIRS[0], PAIRS[1], [(3, 1), (3, 11)]], "level 32: kernel k=3 with dilation d=11"),
     ],
 )
-def test_partitions_that_do_not_fit(tiny_pt, given, told):
-    with pytest.raises(UserError, match=told):
+def test_partitions_that_do_not_fit(tiny_pt, given, message):
+    with pytest.raises(UserError, match=message):
         load_generator(tiny_pt[0], given)
 
 
@@ -291,7 +291,7 @@ def change(path, edit):
 
 
 @pytest.mark.parametrize(
-    "edit, told",
+    "edit, message",
     [
         (lambda g: [g.pop(n) for n in list(g) if n.endswith("fc1.bias")],
          r"lacks 8 tensors \(layers.0.blocks.0.mlp.fc1.bias, .*, …\)"),
@@ -302,26 +302,30 @@ def change(path, edit):
         (lambda g: g.clear(), "no generator"),
     ],
 )  # fmt: skip
-def test_tensors_that_are_missing_left_over_or_misshapen(tiny_pt, edit, told):
+def test_tensors_that_are_missing_left_over_or_misshapen(tiny_pt, edit, message):
     change(tiny_pt[0], edit)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_generator(tiny_pt[0])
 
 
 def test_files_that_are_no_checkpoints(tmp_path, tiny_pt):
-    for name, content, told in (
+    for name, content, message in (
         ("empty.pt", b"", "can't be read"),
         ("text.pt", b"<html>404</html>", "can't be read"),
         ("cut.pt", tiny_pt[0].read_bytes()[:3000], "can't be read"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             load_generator(tmp_path / name)
     torch.save([1], tmp_path / "list.pt")
     torch.save({"model": {}}, tmp_path / "other.pt")
     torch.save({"g_ema": {"a": 1}}, tmp_path / "numbers.pt")
-    for name, told in (("list", "holds list"), ("other", "holds 'model'"), ("numbers", "more than tensors")):
-        with pytest.raises(UserError, match=told):
+    for name, message in (
+        ("list", "holds list"),
+        ("other", "holds 'model'"),
+        ("numbers", "more than tensors"),
+    ):
+        with pytest.raises(UserError, match=message):
             load_generator(tmp_path / f"{name}.pt")
     with pytest.raises(UserError, match=r"not found: give a published .pt, a model folder"):
         load_generator(tmp_path / "nowhere.pt")
@@ -449,14 +453,14 @@ def test_stored_configuration_classes_stay_inert(tmp_path):
 # --- conversion
 
 
-def told(capsys, *arguments):
+def output_of(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 0
     return capsys.readouterr().out
 
 
 def test_convert_makes_a_model_folder_that_gives_the_same_image(capsys, tmp_path, tiny_pt):
     path, generator = tiny_pt
-    assert told(capsys, "convert", path, tmp_path / "new") == f"converted: {tmp_path / 'new'}\n"
+    assert output_of(capsys, "convert", path, tmp_path / "new") == f"converted: {tmp_path / 'new'}\n"
     names = {file.name for file in (tmp_path / "new").iterdir()}
     assert names == {"g_ema.safetensors", "g.safetensors", "d.safetensors", "model.json", "README.md"}
     z = torch.randn(2, 8)
@@ -483,8 +487,8 @@ def test_convert_back_gives_the_published_file_again(capsys, tmp_path, tiny_pt, 
             n: to_published(from_published(t), legacy=True) if n != "d" else t for n, t in original.items()
         }
         save(path, {"dilations": [[1], [1, 2], [1, 4], [1, 8]]}, "old", **original)
-    told(capsys, "convert", path, tmp_path / "new")
-    told(capsys, "convert", tmp_path / "new", tmp_path / "back.pt")
+    output_of(capsys, "convert", path, tmp_path / "new")
+    output_of(capsys, "convert", tmp_path / "new", tmp_path / "back.pt")
     back = torch.load(tmp_path / "back.pt", weights_only=True)
     back = back["state_dicts"] if layout == "new" else back
     for name in ("g_ema", "g", "d"):
@@ -496,7 +500,7 @@ def test_convert_back_gives_the_published_file_again(capsys, tmp_path, tiny_pt, 
 
 def test_a_compact_model_is_half_as_large_and_nearly_the_same(capsys, tmp_path, tiny_pt):
     path, generator = tiny_pt
-    told(capsys, "convert", path, tmp_path / "small", "--compact")
+    output_of(capsys, "convert", path, tmp_path / "small", "--compact")
     assert {file.name for file in (tmp_path / "small").iterdir()} == {
         "g_ema.safetensors",
         "model.json",
@@ -543,8 +547,8 @@ def test_convert_never_overwrites_what_is_not_a_model(capsys, tmp_path, tiny_pt)
     for target in ("mine", "there.pt"):
         assert main(["convert", str(tiny_pt[0]), str(tmp_path / target)]) == 2
         assert "exists already" in capsys.readouterr().err
-    told(capsys, "convert", tiny_pt[0], tmp_path / "new")
-    told(capsys, "convert", tiny_pt[0], tmp_path / "new")  # a model folder is written again
+    output_of(capsys, "convert", tiny_pt[0], tmp_path / "new")
+    output_of(capsys, "convert", tiny_pt[0], tmp_path / "new")  # a model folder is written again
 
 
 # --- sample
@@ -553,8 +557,8 @@ def test_convert_never_overwrites_what_is_not_a_model(capsys, tmp_path, tiny_pt)
 def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp_path, tiny_pt):
     path, generator = tiny_pt
     a = ["sample", path, "--psi", "0.7", "--device", "cpu"]
-    told(capsys, *a, "--seeds", "0-3,7", "--out", tmp_path / "a", "--gif", "2")
-    told(capsys, *a, "--seeds", "7,2", "--out", tmp_path / "b")
+    output_of(capsys, *a, "--seeds", "0-3,7", "--out", tmp_path / "a", "--gif", "2")
+    output_of(capsys, *a, "--seeds", "7,2", "--out", tmp_path / "b")
     assert {file.name for file in (tmp_path / "a").iterdir()} == {
         "seed0000.png", "seed0001.png", "seed0002.png", "seed0003.png", "seed0007.png", "grid.png",
         "interpolation.gif",
@@ -566,7 +570,7 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["--seeds", "3-1"], "seeds '3-1'"),
         (["--seeds", "a"], "seeds 'a'"),
@@ -576,14 +580,14 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
         (["--device", "tpu"], "device 'tpu'"),
     ],
 )
-def test_sample_tells_what_is_wrong(capsys, tmp_path, tiny_pt, arguments, told):
+def test_sample_says_what_is_wrong(capsys, tmp_path, tiny_pt, arguments, message):
     assert main(["sample", str(tiny_pt[0]), "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_the_assumed_rule_is_told_on_one_line(capsys, tmp_path):
+def test_the_assumed_rule_is_warned_of_on_one_line(capsys, tmp_path):
     path = save(tmp_path / "x.pt", {}, g_ema=published("hydra_32")[0])
     assert main(["sample", str(path), "--seeds", "0", "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
     error = capsys.readouterr().err
