@@ -59,7 +59,7 @@ def _attend(
 def _add_bias(table: Tensor, plan: "_Plan") -> Callable:
     """FlexAttention's `score_mod` for a table `(heads, 2k-1, 2k-1)`."""
 
-    def add(score, batch, head, query, key):
+    def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score + table[head, plan.offset(0, query, key), plan.offset(1, query, key)]
 
     return add
@@ -94,14 +94,14 @@ def _plan(height: int, width: int, part: HeadPartition, device: torch.device) ->
     first_row = rows[:, 0]
     first_column = columns[:, 0]
 
-    def seen(batch, head, query, key):
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         down = token[0][key] - first_row[query]
         across = token[1][key] - first_column[query]
         reach = size * dilation
         inside = (down >= 0) & (down < reach) & (across >= 0) & (across < reach)
         return inside & (down % dilation == 0) & (across % dilation == 0)
 
-    def offset(axis, query, key):
+    def offset(axis: int, query: Tensor, key: Tensor) -> Tensor:
         steps = (token[axis][key] - token[axis][query]) // dilation + size - 1
         return steps.clamp(0, 2 * size - 2)
 

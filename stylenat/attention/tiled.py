@@ -454,23 +454,33 @@ _backward.register_autograd(_differentiate_backward, setup_context=_keep)
 
 
 @_forward.register_fake
-def _fake_forward(q, k, v, bias, partitions, scale):
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, bias: list[Tensor], partitions: list[int], scale: float
+) -> Tensor:
     return q.new_empty(q.shape)
 
 
 @_backward.register_fake
-def _fake_backward(grad, q, k, v, bias, partitions, scale):
+def _fake_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: list[Tensor],
+    partitions: list[int],
+    scale: float,
+) -> list[Tensor]:
     return [torch.empty_like(x) for x in (q, k, v, *bias)]
 
 
 # For PyTorch's flop counter: two products of every query with its own window; five in the backward pass.
 @register_flop_formula(torch.ops.stylenat.tiled_attention)
-def _flops(q, k, v, bias, partitions, *_, out_shape=None) -> int:
+def _flops(q: Any, k: Any, v: Any, bias: Any, partitions: list[int], *_: Any, out_shape: Any = None) -> int:
     batch, height, width, _, channels = q
     keys = sum(part.heads * part.kernel_size**2 for part in _partitions(partitions))
     return 2 * 2 * batch * height * width * channels * keys
 
 
 @register_flop_formula(torch.ops.stylenat.tiled_attention_backward)
-def _backward_flops(grad, *inputs, out_shape=None) -> int:
+def _backward_flops(grad: Any, *inputs: Any, out_shape: Any = None) -> int:
     return 5 * _flops(*inputs) // 2

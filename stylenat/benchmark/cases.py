@@ -254,7 +254,7 @@ def undo(change: str, base: str | Path = "") -> None:
     from stylenat.models import mlp, stylenat
 
     if change == "mlp":
-        stylenat.mlp = mlp._whole  # type: ignore[attr-defined]
+        stylenat.mlp = mlp._whole
     elif change == "attention":
         dispatch.BACKENDS["tiled"] = dispatch.Backend(_old_attention(Path(base)))
 
@@ -265,7 +265,7 @@ def _old_attention(base: Path) -> Callable[..., torch.Tensor]:
     if "partition" not in inspect.signature(old.attend).parameters:
         raise SystemExit("bench: the base's attention is as today's: give a base up to commit 50ec9d2")
 
-    def attend(q, k, v, partitions, bias, scale):
+    def attend(q: Any, k: Any, v: Any, partitions: Any, bias: Any, scale: float) -> torch.Tensor:
         heads = [part.heads for part in partitions]
         shares = []
         for i, share in enumerate(zip(*(x.split(heads, 3) for x in (q * scale, k, v)), strict=True)):
@@ -384,7 +384,7 @@ def equality(side: int = 64) -> dict[str, Any]:
 
     tiled = dispatch.BACKENDS["tiled"].attend
 
-    def wrong(q, k, v, partitions, bias, scale):
+    def wrong(q: Any, k: Any, v: Any, partitions: Any, bias: Any, scale: float) -> torch.Tensor:
         return tiled(q, k, v, partitions, bias, 1.01 * scale)
 
     inputs = [x.detach().float() for x in (*qkv, *bias)]

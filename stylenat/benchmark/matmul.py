@@ -71,7 +71,9 @@ class Recorder(TorchDispatchMode):
         self.products: Counter[Product] = Counter()
         self.level: int | None = None
 
-    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, arguments: tuple = (), options: dict | None = None
+    ) -> Any:
         out = operator(*arguments, **(options or {}))
         if operator.overloadpacket in flop_registry:
             self.products[self._product(operator, arguments, options or {}, out)] += 1
@@ -170,7 +172,7 @@ class MatmulTime:
         for (operator, arguments), n in self.calls.items():
             operands = [self.pool.as_strided(*x) if isinstance(x, Shape) else x for x in arguments]
 
-            def product(operator=operator, operands=operands) -> Any:
+            def product(operator: Any = operator, operands: list = operands) -> Any:
                 return operator(*operands)
 
             product()

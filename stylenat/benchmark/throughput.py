@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -323,13 +324,13 @@ def _level_seconds(generator: Generator, z: torch.Tensor, device: torch.device) 
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    def start(*_) -> None:
+    def start(*_: Any) -> None:
         nonlocal started
         started = now()
 
     for stage in generator.stages():
 
-        def stop(*_, level=stage.resolution) -> None:
+        def stop(*_: Any, level: int = stage.resolution) -> None:
             seconds[level] += now() - started
 
         for module in stage.modules:

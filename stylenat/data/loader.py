@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class _ShownImages(Dataset[Tensor]):
         return torch.where(mirrored, images.flip(3), images)
 
 
-def _same(batch: Tensor | UserError) -> Tensor | UserError:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -99,7 +100,7 @@ def batches(
         _ShownImages(dataset),
         batch_sampler=PositionSampler(len(dataset), batch_size, seed=seed, start=start, flips=flips),
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=_as_it_is,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's state
     )
     for batch in loader:

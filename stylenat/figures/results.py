@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from stylenat.attention.partitions import HeadPartition
+from stylenat.attention.partitions import HeadPartition, Partition, format_partitions
 from stylenat.attention.reference import receptive_field
+from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.figures.attention import head_parts
 from stylenat.figures.style import COLORS, GRAY, WIDTH, plain_axes
@@ -22,8 +23,6 @@ from stylenat.reporting.tables import published, shown_keys
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
 LABELS = {"StyleNAT": (0, 34), "StyleSwin": (0, 34), "StyleGAN-XL": (0, 38), "HiT-L": (0, 43)}
-
-
 REAL_VS_REAL_DASHES = (4, 3)
 NOISE_DASHES = (1, 2)
 
@@ -136,19 +135,24 @@ def bubble_chart() -> Figure:
 
 
 def receptive_fields(
-    partitions: Sequence[HeadPartition], height: int, width: int, queries: Mapping[str, tuple[int, int]]
+    level: Sequence[Partition], height: int, width: int, queries: Mapping[str, tuple[int, int]]
 ) -> Figure:
     """Which keys each partition's heads see: a row a query, a column a partition, and all heads together.
 
     Args:
-        partitions: of one level.
+        level: its partitions, neighborhoods alone.
         height: tokens of the level.
         width: tokens of the level.
         queries: (row, column) by name; the query is the black square.
 
     Raises:
-        UserError: a partition that does not fit the level, or a query outside of it.
+        UserError: a partition that is no neighborhood or does not fit the level, or a query outside of it.
     """
+    partitions = [part for part in level if isinstance(part, HeadPartition)]
+    if len(partitions) != len(level):
+        raise UserError(
+            f"receptive fields of {format_partitions(level)}: give neighborhoods, such as 2x7@1,2x7@4"
+        )
     columns = len(partitions) + 1
     side = (WIDTH - 0.3) / columns
     figure = Figure((WIDTH, side * len(queries) + 0.3), layout="constrained")
@@ -197,7 +201,7 @@ def ablation_comparison(records: Sequence[RunRecord]) -> Figure:
     ratios = [sheet.shape[0] / sheet.shape[1] for sheet in samples if sheet is not None]
     height = WIDTH / len(variants) * max(ratios, default=0) + 0.3
     figure = Figure((WIDTH, height + 3.0), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(height, 3.0))
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 3.0))[:, 0]
     panels = top.subplots(1, len(variants), squeeze=False)[0]
     for index, (axes, name, image) in enumerate(zip(panels, variants, samples, strict=True)):
         if image is not None:

@@ -52,7 +52,7 @@ def stages(images: Tensor) -> list[Tensor]:
     resized = F.interpolate(images, size, mode="bicubic", antialias=True)  # (B, 3, 128, 128)
     last: dict[int, Tensor] = {}  # by side: a later block of the same scale replaces an earlier one
 
-    def keep(block, inputs, output):
+    def keep(block: torch.nn.Module, inputs: object, output: Tensor) -> None:
         last[output.shape[-1]] = output
 
     hooks = [block.register_forward_hook(keep) for block in network._blocks]

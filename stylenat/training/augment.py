@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def augment(images):
+def augment(images: Tensor) -> Tensor:
     """Augmented copies of images `(B, 3, H, W)`, drawn from torch's global random state.
 
     In order: horizontal flip (probability ½), translation by up to 1/8 of the side (zeros come in),
@@ -13,48 +14,52 @@ def augment(images):
     return cutout(recolor(translate(flip(images))))
 
 
-def _uniform(images, low, high):
+def _uniform(images: Tensor, low: float, high: float) -> Tensor:
+    """One number an image, `(B, 1, 1, 1)`."""
     return torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(low, high)
 
 
-def _integers(images, low, high):
-    """One integer an image, `low` … `high` inclusive."""
+def _integers(images: Tensor, low: int, high: int) -> Tensor:
+    """One integer an image, `low` … `high` inclusive, `(B, 1, 1, 1)`."""
     return torch.randint(low, high + 1, (len(images), 1, 1, 1), device=images.device)
 
 
-def flip(images):
+def flip(images: Tensor) -> Tensor:
+    """Mirror each image with probability ½."""
     return torch.where(_uniform(images, 0, 1) < 0.5, images.flip(3), images)
 
 
-def translate(images):
+def translate(images: Tensor) -> Tensor:
+    """Shift each image by whole pixels, up to 1/8 of each side; zeros come in."""
+    channels, height, width = images.shape[1:]
+    down = round(height / 8)
+    across = round(width / 8)
+    padded = F.pad(images, (across, across, down, down))  # (B, C, H + 2 down, W + 2 across)
+    rows = torch.arange(height, device=images.device).view(1, 1, -1, 1) + _integers(images, 0, 2 * down)
+    shifted = padded.gather(2, rows.expand(-1, channels, -1, padded.shape[3]))  # (B, C, H, W + 2 across)
+    columns = torch.arange(width, device=images.device) + _integers(images, 0, 2 * across)
+    return shifted.gather(3, columns.expand(-1, channels, height, -1))  # (B, C, H, W)
+
+
+def recolor(images: Tensor) -> Tensor:
+    """Brightness ± ½, saturation × 0 … 2, contrast × ½ … 3/2, in this order."""
+    bright = images + _uniform(images, -0.5, 0.5)
+    gray = bright.mean(dim=1, keepdim=True)  # (B, 1, H, W)
+    colored = torch.lerp(gray, bright, _uniform(images, 0, 2))
+    mean = colored.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    return torch.lerp(mean, colored, _uniform(images, 0.5, 1.5))
+
+
+def cutout(images: Tensor) -> Tensor:
+    """Zero a square of half the side, centered anywhere in the image."""
     height, width = images.shape[2:]
-    limits = round(height / 8), round(width / 8)
-    padded = F.pad(images, (limits[1], limits[1], limits[0], limits[0]))
-    for dim, limit, size in ((2, limits[0], height), (3, limits[1], width)):
-        shape = [1, 1, 1, 1]
-        shape[dim] = size
-        index = torch.arange(size, device=images.device).view(shape) + _integers(images, 0, 2 * limit)
-        target = list(padded.shape)
-        target[dim] = size
-        padded = padded.gather(dim, index.expand(target))
-    return padded
-
-
-def recolor(images):
-    images = images + _uniform(images, -0.5, 0.5)
-    gray = images.mean(dim=1, keepdim=True)
-    images = torch.lerp(gray, images, _uniform(images, 0, 2))
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images, _uniform(images, 0.5, 1.5))
-
-
-def cutout(images):
-    height, width = images.shape[2:]
-    size = height // 2, width // 2
-    # The center may lie anywhere, so a cutout may leave the image in part.
-    top = _integers(images, 0, height - size[0] % 2) - size[0] // 2
-    left = _integers(images, 0, width - size[1] % 2) - size[1] // 2
+    cut_height = height // 2
+    cut_width = width // 2
+    # The center may be anywhere, so a cutout may leave the image in part.
+    top = _integers(images, 0, height - cut_height % 2) - cut_height // 2
+    left = _integers(images, 0, width - cut_width % 2) - cut_width // 2
     rows = torch.arange(height, device=images.device).view(1, 1, -1, 1)
     columns = torch.arange(width, device=images.device).view(1, 1, 1, -1)
-    inside = (rows >= top) & (rows < top + size[0]) & (columns >= left) & (columns < left + size[1])
-    return images.masked_fill(inside, 0)
+    in_rows = (rows >= top) & (rows < top + cut_height)  # (B, 1, H, 1)
+    in_columns = (columns >= left) & (columns < left + cut_width)  # (B, 1, 1, W)
+    return images.masked_fill(in_rows & in_columns, 0)

@@ -171,8 +171,8 @@ class Trainer:
         weight = 1 - 0.5 ** (batch / half_life)
         for average, value in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
             average.lerp_(value, weight)
-        for average, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(value)
+        for buffer, latest in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            buffer.copy_(latest)
 
     def state(self) -> State:
         """Everything that a resumed training needs, tensors by name of network or optimizer."""
