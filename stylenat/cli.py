@@ -153,8 +153,8 @@ def evaluate_command(
 ) -> None:
     """Score and record a run, or score other images.
 
-    Without --data, every snapshot of the run is scored and its record written under results/runs/. With --data,
-    the images or the checkpoint are scored against those real images, and nothing is recorded.
+    Without --data, every snapshot of the run is scored and its record written under results/runs/. With
+    --data, the images or the checkpoint are scored against those real images, and nothing is recorded.
     """
     from stylenat.checkpoints.samples import open_images
     from stylenat.device import pick_device
@@ -398,8 +398,6 @@ def _check_values(words: Sequence[str], with_value: Collection[str]) -> None:
         BadOptionUsage: names the option.
     """
     for word, following in itertools.pairwise(words):
-        if word == "--":  # only arguments follow
-            return
         if word in with_value and following.startswith("--"):
             raise click.BadOptionUsage(word, f"Option {word!r} requires an argument.")
 
@@ -409,24 +407,19 @@ def _repeat_options(words: Sequence[str], repeatable: Collection[str]) -> list[s
 
     Args:
         words: of the command line.
-        repeatable: options that take one value or more. The first may be any word; those after it are values
-            while they hold a '='.
+        repeatable: options that take one value or more: the next word, and those with a '=' up to the next
+            option.
 
     Returns:
         The same words, with options added.
     """
     expanded: list[str] = []
     option = None  # whose values are being read
-    for position, word in enumerate(words):
-        if word == "--":  # only arguments follow
-            return [*expanded, *words[position:]]
+    for word in words:
         if word.startswith("-"):
             option = word if word in repeatable else None
-        elif option and expanded[-1] != option:  # it has a value already
-            if "=" in word:
-                expanded.append(option)
-            else:
-                option = None
+        elif option and expanded[-1] != option and "=" in word:  # not the first value
+            expanded.append(option)
         expanded.append(word)
     return expanded
 
