@@ -433,7 +433,8 @@ def _parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         bounds = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
-        first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
+        first = int(bounds[1]) if bounds else 0
+        last = int(bounds[2] or bounds[1]) if bounds else -1
         if last < first or last >= 2**63:
             raise UserError(f"seeds {text!r}: write numbers and ranges with commas between, such as 0-15,42")
         seeds += range(first, last + 1)
