@@ -1,3 +1,5 @@
+"""`python -m stylenat`."""
+
 from stylenat.cli import main
 
 if __name__ == "__main__":

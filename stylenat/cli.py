@@ -1,260 +1,506 @@
-"""The command line: `python -m stylenat train | evaluate | sample | convert | …`."""
+"""The command line: `stylenat train | evaluate | sample | convert | …`, also as `python -m stylenat`.
 
-import argparse
+Each command imports the modules that do its work when it runs. They bring torch along, which takes seconds to
+load, and `--help` should answer at once.
+"""
+
 import dataclasses
+import itertools
 import json
 import math
 import re
 import sys
 import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import click
 
-from stylenat.benchmark.throughput import PROTOCOLS, describe, measure, table, to_csv
-from stylenat.checkpoints.convert import convert
-from stylenat.checkpoints.load import load_generator
-from stylenat.checkpoints.run import Run
-from stylenat.checkpoints.samples import open_images
 from stylenat.config import parse_overrides
-from stylenat.data.check import check
-from stylenat.data.sources import BUNDLED
-from stylenat.device import pick_device
 from stylenat.errors import UserError
-from stylenat.evaluation.evaluate import evaluate, open_reference
-from stylenat.evaluation.metrics import METRICS, OFFLINE
-from stylenat.experiments.record import score_run
-from stylenat.features.networks import NETWORKS
-from stylenat.figures.build import build_figures
-from stylenat.images import image_grid, save_gif, save_png
-from stylenat.models.build import build_generator
 from stylenat.paths import write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
-from stylenat.reporting.records import load_records
-from stylenat.reporting.tables import update_readme
-from stylenat.sampling.sample import interpolate, sample_images
-from stylenat.training.loop import train
+
+if TYPE_CHECKING:
+    from stylenat.checkpoints.run import Run
+    from stylenat.features.networks import FeatureNetwork
+
+# Names of modules that import torch, repeated for the help; a test compares them.
+METRIC_NAMES = (
+    "fd-lite0", "kid-lite0", "pr-lite0", "fid", "kid", "pr", "fid-clean", "kid-clean", "fd-dinov2",
+)  # fmt: skip
+OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
+PROTOCOL_NAMES = ("paper", "ours")
 
 
-def _train(arguments):
-    config = get_config(arguments.preset, **parse_overrides(arguments.set))
+class _Command(click.Command):
+    """A command whose options that may be repeated also take several values at once: `--set a=1 b=2`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words after the command's name into `ctx.params`.
+
+        Raises:
+            UsageError: an unknown option, a missing value, an argument too few or too many.
+        """
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        with_value = [option.opts[0] for option in options if not option.is_flag]
+        repeatable = [option.opts[0] for option in options if option.multiple]
+        try:
+            _check_values(args, with_value)
+            return super().parse_args(ctx, _repeat_options(args, repeatable))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click leaves it out where a value is missing
+            raise
+
+
+class _Group(click.Group):
+    """Commands in the order of this file."""
+
+    command_class = _Command
+    group_class = type
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order in which the commands were defined."""
+        return list(self.commands)
+
+
+_CHECKPOINT = "A published .pt, a model folder, a .safetensors file, or a run."
+_preset_argument = click.argument("preset", help=", ".join(PRESETS))
+_runs_option = click.option("--out", metavar="DIR", help="Folder of the runs.", show_default="runs/")
+_device_option = click.option(
+    "--device", help="cpu, cuda, cuda:1 …", show_default="the GPU where there is one"
+)
+_psi_option = click.option(
+    "--psi", type=float, default=1.0, show_default=True, help="Truncation; 1 truncates nothing."
+)
+_partitions_option = click.option(
+    "--partitions",
+    help="Levels from 8 on, such as 16x7@1/8x7@1,8x7@2, of a file that stores no dilations.",
+)
+
+
+@click.group(cls=_Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stylenat", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Train, score and tabulate StyleNAT."""
+
+
+@commands.command("train")
+@_preset_argument
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE...",
+    help="Override fields of the preset, such as seed=1 nimg=80000.",
+)
+@click.option(
+    "--score-every",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Score every N images and keep the best generator.",
+)
+@_runs_option
+@_device_option
+def train_command(
+    preset: str, settings: tuple[str, ...], score_every: int, out: str | None, device: str | None
+) -> None:
+    """Train a preset; the same command again resumes it."""
+    from stylenat.training.loop import train
+
+    config = get_config(preset, **parse_overrides(settings))
     print(f"{run_id(config)}: {config.cost}")
-    run = train(config, arguments.out, arguments.device, score_every=arguments.score_every)
+    run = train(config, out, device, score_every=score_every)
     print(f"trained to nimg={run.snapshots()[-1]}: {run.path}")
 
 
-def _evaluate(arguments):
-    networks, more = _networks(arguments), []
-    if arguments.data:
-        scored = open_images(arguments.source, pick_device(arguments.device))
+@commands.command("evaluate")
+@click.argument("source", help="A run; with --data, any checkpoint or a folder or zip of samples.")
+@click.option("--data", metavar="PATH", help="Real images, or clean-fid's statistics (.npz).")
+@click.option(
+    "--metric", metavar="NAMES", help=f"{', '.join(METRIC_NAMES)}.", show_default=",".join(OFFLINE_NAMES)
+)
+@click.option(
+    "--count",
+    type=int,
+    help="Number of generated images.",
+    show_default="50,000, or all in the folder",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="First seed of the generated images.")
+@_psi_option
+@click.option("--json", "json_path", metavar="FILE", help="Write the score and its protocol here.")
+@click.option("--weights", metavar="PATH", help="The metric's network, or the folder that holds it.")
+@click.option("--sha256", help="Hash of weights that are not the standard ones.")
+@click.option("--download", is_flag=True, help="Download missing weights.")
+@_runs_option
+@_device_option
+def evaluate_command(
+    source: str,
+    data: str | None,
+    metric: str | None,
+    count: int | None,
+    seed: int,
+    psi: float,
+    json_path: str | None,
+    weights: str | None,
+    sha256: str | None,
+    download: bool,
+    out: str | None,
+    device: str | None,
+) -> None:
+    """Score and record a run, or score other images.
+
+    Without --data, every snapshot of the run is scored and its record written under results/runs/. With
+    --data, the images or the checkpoint are scored against those real images, and nothing is recorded.
+    """
+    from stylenat.checkpoints.samples import open_images
+    from stylenat.device import pick_device
+    from stylenat.evaluation.evaluate import evaluate, open_reference
+    from stylenat.evaluation.metrics import OFFLINE
+    from stylenat.experiments.record import score_run
+
+    networks = _feature_networks(weights, sha256, download)
+    if data:
+        scored = open_images(source, pick_device(device))
         score = evaluate(
             scored,
-            open_reference(arguments.data, scored.resolution),
-            arguments.metric or OFFLINE,
-            seed=arguments.seed,
-            truncation_psi=arguments.psi,
-            count=arguments.count,
+            open_reference(data, scored.resolution),
+            metric or OFFLINE,
+            seed=seed,
+            truncation_psi=psi,
+            count=count,
             networks=networks,
         )
+        print(score)
     else:
-        run = _run_to_score(arguments)
-        record = score_run(
-            run, arguments.device, metrics=arguments.metric or (), count=arguments.count, networks=networks
-        )
-        score, more = record.score, [record.memorization]
-    print(score, *more, sep="\n")
-    if arguments.json:
-        write_atomically(Path(arguments.json), json.dumps(score.to_dict(), indent=1) + "\n")
+        run = _open_run_to_record(source, out, seed, psi)
+        record = score_run(run, device, metrics=metric or (), count=count, networks=networks)
+        score = record.score
+        print(score, record.memorization, sep="\n")
+    if json_path:
+        write_atomically(json_path, json.dumps(score.to_dict(), indent=1) + "\n")
 
 
-def _run_to_score(arguments):
-    source = arguments.source
+@commands.command("sample")
+@click.argument("checkpoint", help=_CHECKPOINT)
+@click.option("--seeds", default="0-15", show_default=True, help="Such as 0-15,42.")
+@_psi_option
+@click.option("--out", default="samples", show_default=True, metavar="DIR", help="Folder of the images.")
+@click.option("--gif", type=int, metavar="FRAMES", help="Also interpolate, with this many frames per seed.")
+@_device_option
+@_partitions_option
+def sample_command(
+    checkpoint: str,
+    seeds: str,
+    psi: float,
+    out: str,
+    gif: int | None,
+    device: str | None,
+    partitions: str | None,
+) -> None:
+    """Write images of a checkpoint, and their grid."""
+    import torch
+
+    from stylenat.checkpoints.load import load_generator
+    from stylenat.device import pick_device
+    from stylenat.images import image_grid, save_gif, save_png
+    from stylenat.sampling.sample import interpolate, sample_images
+
+    numbers = _parse_seeds(seeds)
+    folder = Path(out)
+    if not math.isfinite(psi):
+        raise UserError(f"psi {psi} is no number: give one, such as 0.7; 1 truncates nothing")
+    generator = load_generator(checkpoint, partitions).to(pick_device(device))
+    frames = None
+    if gif is not None:
+        frames = interpolate(generator, numbers, gif, truncation_psi=psi)
+    images = []
+    for seed in progress(numbers, unit="image"):
+        images.append(sample_images(generator, [seed], truncation_psi=psi))
+        save_png(folder / f"seed{seed:04d}.png", images[-1][0])
+    columns = math.ceil(len(numbers) ** 0.5)
+    save_png(folder / "grid.png", image_grid(torch.cat(images), columns))
+    if frames is not None:
+        save_gif(folder / "interpolation.gif", frames, scale=max(1, 256 // generator.resolution))
+    print(f"{len(numbers)} images and their grid: {folder}")
+
+
+@commands.command("convert")
+@click.argument("source", help=_CHECKPOINT)
+@click.argument("target", help="A new folder, or a name that ends in .pt.")
+@click.option("--compact", is_flag=True, help="Keep the averaged generator alone, in float16.")
+@_partitions_option
+def convert_command(source: str, target: str, compact: bool, partitions: str | None) -> None:
+    """Write a checkpoint as a model folder, or as a published .pt."""
+    from stylenat.checkpoints.convert import convert
+
+    path = convert(source, target, partitions=partitions, compact=compact)
+    print(f"converted: {path}")
+
+
+@commands.group("data", no_args_is_help=False)
+def data_commands() -> None:
+    """Look at a dataset."""
+
+
+@data_commands.command("check")
+@click.argument("path", help="A folder, a zip, or noto-faces.")
+@click.option("--resolution", type=int, help="Check that every image is this many pixels wide and high.")
+def check_command(path: str, resolution: int | None) -> None:
+    """Report what is in a folder or zip of images."""
+    from stylenat.data.check import check
+
+    print(check(path, resolution))
+
+
+@commands.command("throughput")
+@_preset_argument
+@click.option(
+    "--protocol",
+    "protocol_name",
+    type=click.Choice(PROTOCOL_NAMES),
+    default="ours",
+    show_default=True,
+    help="paper: batch 1, 500 rounds after 10, TF32.",
+)
+@click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="of the protocol")
+@click.option("--rounds", type=int, help="Timed calls per batch size.", show_default="of the protocol")
+@click.option("--dtype", help="float32, or bfloat16 by autocast.", show_default="float32")
+@click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the rows here.")
+@_device_option
+def throughput_command(
+    preset: str,
+    protocol_name: str,
+    batches: str | None,
+    rounds: int | None,
+    dtype: str | None,
+    csv_path: str | None,
+    device: str | None,
+) -> None:
+    """Time a preset's generator, next to this machine's matmul time."""
+    from stylenat.benchmark.throughput import PROTOCOLS, describe, measure, table, to_csv
+    from stylenat.models.build import build_generator
+
+    changes: dict[str, Any] = {}
+    if batches:
+        changes["batches"] = _parse_batches(batches)
+    if rounds is not None:
+        changes["rounds"] = rounds
+    if dtype is not None:
+        changes["dtype"] = dtype
+    protocol = dataclasses.replace(PROTOCOLS[protocol_name], **changes)
+    rows = measure(build_generator(preset), protocol, preset, device)
+    print(table(rows).to_string(index=False), describe(rows[0]), sep="\n")
+    if csv_path:
+        write_atomically(csv_path, to_csv(rows))
+
+
+@commands.command("presets")
+def presets_command() -> None:
+    """List the presets and what they cost."""
+    for config in PRESETS.values():
+        print(f"{config.preset:<14} {config.cost}")
+
+
+@commands.command("tables")
+def tables_command() -> None:
+    """Rebuild results/tables and README's tables from the records."""
+    from stylenat.reporting.records import load_records
+    from stylenat.reporting.tables import update_readme
+
+    update_readme()
+    print(f"tables of {len(load_records())} runs: results/tables/ and README.md")
+
+
+@commands.command("figures")
+def figures_command() -> None:
+    """Rebuild figures/ from results/."""
+    from stylenat.figures.build import build_figures
+
+    for path in build_figures():
+        print(path.relative_to(path.parents[1]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; default: those of this process.
+
+    Returns:
+        The exit code: 0; 2 after a mistake or an error of the system, which is one line on stderr; 130 after
+        Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        run = Run.open(source, arguments.out)
-    except UserError:
-        if not Path(source).expanduser().exists():
-            raise
-        raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
-    if (arguments.seed, arguments.psi) != (0, 1):
-        raise UserError(
-            f"runs are recorded at seed 0 and psi 1, not {arguments.seed} and {arguments.psi:g}: give --data "
-            "to score without a record"
-        )
-    return run
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            # Not `commands.main()`: that takes an EOFError for Ctrl-C.
+            with commands.make_context("stylenat", words) as context:
+                commands.invoke(context)
+    except click.exceptions.Exit as stop:  # --help and --version
+        return stop.exit_code
+    except click.UsageError as error:
+        return _refuse(_describe_usage_error(error))
+    except UserError as error:
+        return _refuse(str(error))
+    except OSError as error:  # a full disk, missing rights
+        return _refuse(f"{_describe_os_error(error)}; fix that and run the same command again")
+    except KeyboardInterrupt:
+        print("stylenat: interrupted; the same command goes on from the last snapshot", file=sys.stderr)
+        return 130
+    return 0
 
 
-def _networks(arguments):
-    """The feature networks, those with a file of weights as the arguments tell."""
-    told = {"path": arguments.weights, "sha256": arguments.sha256, "download": arguments.download}
-    return {
-        key: network.with_weights(**told) if network.file else network for key, network in NETWORKS.items()
-    }
+# What goes to stderr
 
 
-def _seeds(text):
-    """`"0-3,8"` → `[0, 1, 2, 3, 8]`."""
-    seeds = []
+def _refuse(message: str) -> int:
+    """Print a mistake as one line and return its exit code, 2."""
+    print(f"stylenat: {message}", file=sys.stderr)
+    return 2
+
+
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line, without the place in the code; stands in for `warnings.showwarning`."""
+    print(f"warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
+
+
+def _describe_usage_error(error: click.UsageError) -> str:
+    """What is wrong with the words of a command line, and where the right ones are listed."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    separator = "" if message.endswith("?") else ";"  # Did you mean …?
+    program = error.ctx.command_path if error.ctx else "stylenat"
+    return f"{message}{separator} `{program} --help` shows more"
+
+
+def _describe_os_error(error: OSError) -> str:
+    """The file and what the system says of it, where both are known."""
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+# What the words of a command line mean
+
+
+def _check_values(words: Sequence[str], with_value: Collection[str]) -> None:
+    """Refuse an option that the next option follows where its value belongs, as in `--out --device cpu`.
+
+    Args:
+        words: of the command line.
+        with_value: the options that take a value.
+
+    Raises:
+        BadOptionUsage: names the option.
+    """
+    for word, following in itertools.pairwise(words):
+        if word in with_value and following.startswith("--"):
+            raise click.BadOptionUsage(word, f"Option {word!r} requires an argument.")
+
+
+def _repeat_options(words: Sequence[str], repeatable: Collection[str]) -> list[str]:
+    """Give every value its own option: `--set a=1 b=2` → `--set a=1 --set b=2`.
+
+    Args:
+        words: of the command line.
+        repeatable: options that take one value or more: the next word, and those with a '=' up to the next
+            option.
+
+    Returns:
+        The same words, with options added.
+    """
+    expanded: list[str] = []
+    option = None  # whose values are being read
+    for word in words:
+        if word.startswith("-"):
+            option = word if word in repeatable else None
+        elif option and expanded[-1] != option and "=" in word:  # not the first value
+            expanded.append(option)
+        expanded.append(word)
+    return expanded
+
+
+def _parse_seeds(text: str) -> list[int]:
+    """The seeds that are meant: `"0-3,8"` → `[0, 1, 2, 3, 8]`.
+
+    Raises:
+        UserError: the text is not made of numbers and rising ranges, or a seed is 2⁶³ or more.
+    """
+    seeds: list[int] = []
     for part in text.split(","):
         bounds = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
-        first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
+        first = int(bounds[1]) if bounds else 0
+        last = int(bounds[2] or bounds[1]) if bounds else -1
         if last < first or last >= 2**63:
             raise UserError(f"seeds {text!r}: write numbers and ranges with commas between, such as 0-15,42")
         seeds += range(first, last + 1)
     return seeds
 
 
-def _sample(arguments):
-    seeds, folder = _seeds(arguments.seeds), Path(arguments.out)
-    if not math.isfinite(arguments.psi):
-        raise UserError(f"psi {arguments.psi} is no number: give one, such as 0.7; 1 truncates nothing")
-    generator = load_generator(arguments.checkpoint, arguments.partitions).to(pick_device(arguments.device))
-    frames = None
-    if arguments.gif is not None:
-        frames = interpolate(generator, seeds, arguments.gif, truncation_psi=arguments.psi)
-    images = []
-    for seed in progress(seeds, unit="image"):
-        images.append(sample_images(generator, [seed], truncation_psi=arguments.psi))
-        save_png(folder / f"seed{seed:04d}.png", images[-1][0])
-    columns = math.ceil(len(seeds) ** 0.5)
-    save_png(folder / "grid.png", image_grid(torch.cat(images), columns))
-    if frames is not None:
-        save_gif(folder / "interpolation.gif", frames, scale=max(1, 256 // generator.resolution))
-    print(f"{len(seeds)} images and their grid: {folder}")
+def _parse_batches(text: str) -> tuple[int, ...]:
+    """The batch sizes that are meant: `"1,4,16"` → `(1, 4, 16)`.
 
-
-def _convert(arguments):
-    path = convert(
-        arguments.source, arguments.target, partitions=arguments.partitions, compact=arguments.compact
-    )
-    print(f"converted: {path}")
-
-
-def _check(arguments):
-    print(check(arguments.path, arguments.resolution))
-
-
-def _throughput(arguments):
-    batches = arguments.batches and _batches(arguments.batches)
-    changes = {"batches": batches, "rounds": arguments.rounds, "dtype": arguments.dtype}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    protocol = dataclasses.replace(PROTOCOLS[arguments.protocol], **changes)
-    rows = measure(build_generator(arguments.preset), protocol, arguments.preset, arguments.device)
-    print(table(rows).to_string(index=False), describe(rows[0]), sep="\n")
-    if arguments.csv:
-        write_atomically(Path(arguments.csv), to_csv(rows))
-
-
-def _batches(text):
+    Raises:
+        UserError: the text is not made of whole numbers.
+    """
     try:
         return tuple(map(int, text.split(",")))
     except ValueError:
         raise UserError(f"batches {text!r}: write numbers with commas between, such as 1,4,16") from None
 
 
-def _presets(_):
-    for config in PRESETS.values():
-        print(f"{config.preset:<14} {config.cost}")
+# What `evaluate` needs
 
 
-def _tables(_):
-    update_readme()
-    print(f"tables of {len(load_records())} runs: results/tables/ and README.md")
+def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) -> "Run":
+    """The run that `evaluate` scores and records, where no real images are given.
 
+    Args:
+        source: the run's id or path.
+        runs: folder of the runs; default: `runs/`.
+        seed: as given; records are made with 0 alone.
+        psi: as given; records are made with 1 alone.
 
-def _figures(_):
-    for path in build_figures():
-        print(path.relative_to(path.parents[1]))
+    Raises:
+        UserError: there is no such run, or the setting is not that of records.
+    """
+    from stylenat.checkpoints.run import Run
+    from stylenat.data.sources import BUNDLED
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):  # on one line, as any other mistake
-        self.exit(2, f"stylenat: {message}; `{self.prog} --help` tells more\n")
-
-
-def _parser():
-    parser = _Parser(prog="stylenat", description="Train, score and tabulate StyleNAT.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name, run, told, group=commands):
-        sub = group.add_parser(name, help=told, description=told)
-        sub.set_defaults(command=run)
-        return sub
-
-    runs = "folder of the runs (default: runs/)"
-    device = "cpu, cuda, cuda:1 … (default: the GPU where there is one)"
-    partitions = "levels from 8 on, such as 16x7@1/8x7@1,8x7@2, of a file that stores no dilations"
-    sub = command("train", _train, "train a preset; the same command again resumes it")
-    sub.add_argument("preset", help=", ".join(PRESETS))
-    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
-    sub.add_argument(
-        "--score-every", type=int, default=0, metavar="N", help="score each N images, keep the best"
-    )
-    sub.add_argument("--out", metavar="DIR", help=runs)
-    sub.add_argument("--device", help=device)
-    sub = command(
-        "evaluate", _evaluate, "score every snapshot of a run and record it; or score anything else"
-    )
-    sub.add_argument("source", help="a run alone; with --data any checkpoint, or a folder or zip of samples")
-    sub.add_argument("--data", metavar="PATH", help="real images, or clean-fid's statistics (.npz)")
-    sub.add_argument("--metric", metavar="NAMES", help=f"{','.join(METRICS)} (default: {','.join(OFFLINE)})")
-    sub.add_argument("--count", type=int, help="generated images (default: 50,000; or all in the folder)")
-    sub.add_argument("--seed", type=int, default=0, help="of the generated images (default: 0)")
-    sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")
-    sub.add_argument("--json", metavar="FILE", help="write the score and its protocol")
-    sub.add_argument("--weights", metavar="PATH", help="the metric's network, or its folder")
-    sub.add_argument("--sha256", help="of weights that are not the standard ones")
-    sub.add_argument("--download", action="store_true", help="fetch missing weights")
-    sub.add_argument("--out", metavar="DIR", help=runs)
-    sub.add_argument("--device", help=device)
-    sub = command("sample", _sample, "write images of a checkpoint, and their grid")
-    sub.add_argument("checkpoint", help="a published .pt, a model folder, a .safetensors file, or a run")
-    sub.add_argument("--seeds", default="0-15", help="such as 0-15,42 (default: %(default)s)")
-    sub.add_argument("--psi", type=float, default=1.0, help="truncation (default: 1, none)")
-    sub.add_argument("--out", default="samples", metavar="DIR", help="folder (default: %(default)s)")
-    sub.add_argument("--gif", type=int, metavar="FRAMES", help="interpolate, so many frames a seed")
-    sub.add_argument("--device", help=device)
-    sub.add_argument("--partitions", help=partitions)
-    sub = command("convert", _convert, "make a model folder of a checkpoint, or a published .pt of a model")
-    sub.add_argument("source", help="as the checkpoint of sample")
-    sub.add_argument("target", help="a new folder, or a name that ends in .pt")
-    sub.add_argument("--compact", action="store_true", help="the averaged generator alone, in float16")
-    sub.add_argument("--partitions", help=partitions)
-    data = command("data", None, "look at a dataset").add_subparsers(required=True, metavar="COMMAND")
-    sub = command("check", _check, "tell what is in a folder or zip of images", data)
-    sub.add_argument("path", help="folder, zip, or noto-faces")
-    sub.add_argument("--resolution", type=int, help="check that every image serves this many pixels")
-    sub = command("throughput", _throughput, "time a preset's generator, next to this machine's matmul time")
-    sub.add_argument("preset", help=", ".join(PRESETS))
-    sub.add_argument(
-        "--protocol", choices=PROTOCOLS, default="ours", help="paper: batch 1, 500 rounds after 10, TF32"
-    )
-    sub.add_argument("--batches", metavar="N,N", help="(default: of the protocol)")
-    sub.add_argument("--rounds", type=int, help="calls a batch size (default: of the protocol)")
-    sub.add_argument("--dtype", help="float32 or bfloat16, which is autocast (default: float32)")
-    sub.add_argument("--csv", metavar="FILE", help="write the rows with all that is known of them")
-    sub.add_argument("--device", help=device)
-    command("presets", _presets, "list the presets and what they cost")
-    command("tables", _tables, "rebuild results/tables and the README's table from the records")
-    command("figures", _figures, "rebuild figures/ from results/")
-    return parser
-
-
-def main(argv=None):
-    """Run one command; a mistake, or what the system refuses, is one line on stderr and exit code 2."""
-    arguments = _parser().parse_args(argv)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            arguments.command(arguments)
-    except UserError as error:
-        print(f"stylenat: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, missing rights
-        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        print(f"stylenat: {told}; mend that and give the same command again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stylenat: interrupted; the same command goes on from the last snapshot", file=sys.stderr)
-        return 130
-    return 0
+        run = Run.open(source, runs)
+    except UserError:
+        if not Path(source).expanduser().exists():
+            raise
+        raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
+    if (seed, psi) != (0, 1):
+        raise UserError(
+            f"runs are recorded at seed 0 and psi 1, not {seed} and {psi:g}: give --data "
+            "to score without a record"
+        )
+    return run
+
+
+def _feature_networks(
+    weights: str | None, sha256: str | None, download: bool
+) -> Mapping[str, "FeatureNetwork"]:
+    """The feature networks by name, with these weights where a network's weights are a file.
+
+    Args:
+        weights: the file or its folder; default: the usual places.
+        sha256: hash of weights that are not the standard ones.
+        download: whether missing weights are downloaded.
+    """
+    from stylenat.features.networks import NETWORKS
+
+    networks = {}
+    for name, network in NETWORKS.items():
+        if network.file:
+            networks[name] = network.with_weights(weights, sha256=sha256, download=download)
+        else:
+            networks[name] = network
+    return networks

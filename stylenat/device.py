@@ -26,23 +26,33 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, -1)
 
 
-def pick_device(device=None):
-    """The device of that name; by default the GPU where there is one, else the CPU.
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """The device of a name, once a tensor could be put there.
+
+    Args:
+        device: the name or device; default: the GPU where there is one, else the CPU.
 
     Raises:
         UserError: there is no such device here.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros((), device=device).item()  # the one question that every kind of device answers
+        torch.zeros((), device=chosen).item()  # works on every kind of device that is there
     except (AssertionError, ImportError, RuntimeError):  # no such name, driver or number
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"device {str(device)!r} is not to be had here: take {' or '.join(here)}") from None
-    return torch.device(device)
+        available = ["cpu"]
+        available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise UserError(
+            f"device {str(chosen)!r} is not available here: take {' or '.join(available)}"
+        ) from None
+    return torch.device(chosen)
 
 
-def peak_memory(device="cpu"):
-    """Most bytes ever taken: of a GPU by tensors, of the main memory by this process."""
+def peak_memory(device: torch.device | str = "cpu") -> int:
+    """The most bytes in use so far: on a GPU by tensors, in main memory by this process.
+
+    Args:
+        device: whose memory; any other than a GPU means the main memory.
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere

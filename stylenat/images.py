@@ -1,11 +1,14 @@
-"""The image space: uint8 images to what the networks see, and back."""
+"""Images as tensors: uint8 to the space that the networks see and back, grids, PNG and GIF files."""
 
 import io
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from stylenat.paths import write_atomically
 
@@ -14,56 +17,73 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def _statistic(values, like):
+def _statistic(values: Sequence[float], like: Tensor) -> Tensor:
+    """One value per channel as float32 `(3, 1, 1)`, on the device of `like`."""
     return torch.tensor(values, device=like.device, dtype=torch.float32).view(3, 1, 1)
 
 
-def normalize(images):
+def normalize(images: Tensor) -> Tensor:
     """uint8 `(B, 3, H, W)` → float32 `(B, 3, H, W)`, ImageNet-normalized."""
     return (images.float() / 255 - _statistic(MEAN, images)) / _statistic(STD, images)
 
 
-def denormalize(images):
-    """ImageNet-normalized `(B, 3, H, W)` → float32, 0 to 255 where in range; the input is left as it was."""
+def denormalize(images: Tensor) -> Tensor:
+    """ImageNet-normalized `(B, 3, H, W)` → float32 `(B, 3, H, W)`, 0 to 255 but not clipped; a new tensor."""
     return (images.float() * _statistic(STD, images) + _statistic(MEAN, images)) * 255
 
 
-def to_uint8(images):
-    """ImageNet-normalized `(B, 3, H, W)` → uint8, rounded and clipped."""
+def to_uint8(images: Tensor) -> Tensor:
+    """ImageNet-normalized `(B, 3, H, W)` → uint8 `(B, 3, H, W)`, rounded and clipped."""
     return denormalize(images).round().clamp(0, 255).to(torch.uint8)
 
 
-def image_grid(images, columns, gap=0):
-    """Images uint8 `(N, 3, H, W)` side by side, row by row → one image `(3, rows · H, columns · W)`.
+def image_grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
+    """Images side by side, row by row; places that the last row leaves empty are white.
 
-    `gap` white pixels stand between neighbors, and white in the places that the last row leaves empty.
+    Args:
+        images: uint8 `(N, 3, H, W)`.
+        columns: images in a row.
+        gap: white pixels between neighbors.
+
+    Returns:
+        One image, uint8 `(3, rows · (H + gap) − gap, columns · (W + gap) − gap)`.
     """
     empty = -len(images) % columns
-    padded = F.pad(images, (0, gap, 0, gap, 0, 0, 0, empty), value=255)
+    padded = F.pad(
+        images, (0, gap, 0, gap, 0, 0, 0, empty), value=255
+    )  # (rows · columns, 3, H + gap, W + gap)
     rows = padded.unflatten(0, (-1, columns))  # (rows, columns, 3, H + gap, W + gap)
-    grid = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    grid = rows.permute(2, 0, 3, 1, 4)  # (3, rows, H + gap, columns, W + gap)
+    grid = grid.flatten(3, 4).flatten(1, 2)  # (3, rows · (H + gap), columns · (W + gap))
     return grid[:, : grid.shape[1] - gap, : grid.shape[2] - gap]
 
 
-def enlarge(images, scale):
+def enlarge(images: Tensor, scale: int) -> Tensor:
     """Images `(…, H, W)` → `(…, scale · H, scale · W)`, each pixel a square: nothing is blurred."""
     return images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
-def save_png(path, image):
-    """Write one image uint8 `(3, H, W)` as PNG, atomically."""
+def save_png(path: Path | str, image: Tensor) -> None:
+    """Write one image as PNG, atomically.
+
+    Args:
+        path: of the file.
+        image: uint8 `(3, H, W)`, on the CPU.
+    """
     buffer = io.BytesIO()
     _image(image).save(buffer, "PNG", optimize=True)
     write_atomically(path, buffer.getvalue())
 
 
-def save_gif(path, images, *, frame_ms=40, scale=1):
-    """Write images uint8 `(N, 3, H, W)` as a GIF that loops forever, atomically.
+def save_gif(path: Path | str, images: Tensor, *, frame_ms: int = 40, scale: int = 1) -> None:
+    """Write images as a GIF that loops forever, atomically.
 
     All frames share one palette of 256 colors and none is dithered: what does not change does not flicker.
 
     Args:
-        frame_ms: time of a frame; the format counts in steps of 10 ms.
+        path: of the file.
+        images: the frames, uint8 `(N, 3, H, W)`, on the CPU.
+        frame_ms: milliseconds per frame; the format counts in steps of 10.
         scale: whole factor by which tiny images are enlarged.
     """
     step = math.ceil((images.numel() / 2**19) ** 0.5)  # every so many pixels: refining a palette is slow
@@ -77,5 +97,5 @@ def save_gif(path, images, *, frame_ms=40, scale=1):
     write_atomically(path, buffer.getvalue())
 
 
-def _image(image):
+def _image(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).numpy())

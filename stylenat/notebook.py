@@ -1,9 +1,12 @@
-"""What a notebook needs besides the package: its parameters checked, its figures shown."""
+"""What a notebook needs besides the package: checks of its parameters, and figures in its cells."""
 
 import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from IPython import get_ipython
 from IPython.display import Image, display
+from matplotlib.figure import Figure
 
 from stylenat.errors import UserError, unknown
 from stylenat.figures.style import to_png
@@ -11,18 +14,26 @@ from stylenat.figures.style import to_png
 INJECTED = "# Parameters"  # papermill's first line
 
 
-def show(figure):
+@dataclass(frozen=True)
+class _Declared:
+    """A parameter as its cell declares it: `name: annotation = value`."""
+
+    annotation: str
+    value: ast.expr
+
+
+def show(figure: Figure) -> None:
     """Display a figure as the PNG that `figures.save` would write, at a notebook's size."""
     display(Image(to_png(figure, dpi=100)))
 
 
-def check_parameters():
+def check_parameters() -> None:
     """Turn a mistyped or mistaken papermill parameter into an error; call it right after the parameters cell.
 
     Papermill inserts a cell of plain assignments after the one tagged `parameters`, and only warns about
-    a name that is not in there. What was declared, `name: type = literal`, and what was injected are read off
-    the cells run so far, so their order and number do not matter. Nothing is checked outside IPython, nor
-    where it keeps no history: under nbval, which injects nothing.
+    a name that is not in there. What was declared, `name: type = literal`, and what was injected are read
+    from the cells run so far, so their order and number do not matter. Nothing is checked outside IPython,
+    nor where it keeps no history: under nbval, which injects nothing.
 
     Raises:
         UserError: a name that is not declared (with the nearest that is), or a value of another type.
@@ -31,38 +42,54 @@ def check_parameters():
     cells = shell.user_ns.get("In", []) if shell else []
     if not any(cells):
         return
-    declared, injected = {}, {}
+    declared: dict[str, _Declared] = {}
+    injected: dict[str, ast.expr] = {}
     for source in cells:
-        cell = _parse(source)
+        statements = _parse(source)
         if source.lstrip().startswith(INJECTED):  # after a correction by hand the last one holds
-            injected = {
-                node.targets[0].id: node.value
-                for node in cell
-                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-            }
-        elif cell and all(isinstance(node, ast.AnnAssign) and node.value for node in cell):
-            declared |= {
-                ast.unparse(node.target): (ast.unparse(node.annotation), node.value) for node in cell
-            }
+            injected = _assignments(statements)
+        else:
+            declared |= _declarations(statements)
     if not declared:
         raise UserError("no parameters are declared: run the notebook's parameters cell first")
-    for name, (annotation, value) in declared.items():
-        _check_type(name, value, annotation)
+    for name, parameter in declared.items():
+        _check_type(name, parameter.value, parameter.annotation)
     for name, value in injected.items():
         if name not in declared:
-            raise unknown("parameter", name, list(declared))
-        _check_type(name, value, declared[name][0])
+            raise unknown("parameter", name, declared)
+        _check_type(name, value, declared[name].annotation)
 
 
-def _parse(source):
+def _parse(source: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
     except SyntaxError:  # a cell that failed, or of another language
         return []
 
 
-def _check_type(name, node, annotation):
-    """Check the literal `node` against a type's name; an int will do for a float, a bool for neither."""
+def _assignments(statements: Sequence[ast.stmt]) -> dict[str, ast.expr]:
+    """Values by name of the plain assignments, `name = value`."""
+    values = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            values[statement.targets[0].id] = statement.value
+    return values
+
+
+def _declarations(statements: Sequence[ast.stmt]) -> dict[str, _Declared]:
+    """The parameters of a cell that holds nothing but declarations; of any other cell none."""
+    declared = {}
+    for statement in statements:
+        if not isinstance(statement, ast.AnnAssign) or statement.value is None:
+            return {}
+        declared[ast.unparse(statement.target)] = _Declared(
+            ast.unparse(statement.annotation), statement.value
+        )
+    return declared
+
+
+def _check_type(name: str, node: ast.expr, annotation: str) -> None:
+    """Check a literal against a type's name; an int will do for a float, a bool for neither."""
     try:
         value = ast.literal_eval(node)
     except ValueError:  # papermill writes float('nan') and float('inf')

@@ -1,15 +1,18 @@
-"""Where things lie: every path of a notebook or command comes from here."""
+"""Where files are: every path of a notebook or command comes from here."""
 
 import contextlib
 import os
 from pathlib import Path
 
 
-def workspace(*parts):
-    """Path inside the workspace: `$STYLENAT_WORKSPACE`, else the clone, else the current folder.
+def workspace(*parts: str) -> Path:
+    """A path inside the workspace: `$STYLENAT_WORKSPACE`, else the clone, else the current folder.
 
     Papermill runs a notebook in the caller's folder and nbval in the notebook's own, so no path may
-    depend on the current folder where a clone is there to ask.
+    depend on the current folder where there is a clone.
+
+    Args:
+        parts: of the path, below the workspace; none: the workspace itself.
     """
     clone = Path(__file__).resolve().parent.parent
     is_clone = (clone / "pyproject.toml").is_file()
@@ -17,16 +20,26 @@ def workspace(*parts):
     return Path(root).joinpath(*parts)
 
 
-def write_atomically(path, data):
-    """Write `data` (str or bytes) to `path` such that a reader sees the old file or the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(path: Path | str, data: str | bytes) -> None:
+    """Write a file such that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: of the file; missing folders are made.
+        data: the whole content; text is written as UTF-8.
+
+    Raises:
+        OSError: the system refused; `filename` is the path, and no temporary file is left.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
-        error.filename = str(path)  # a full disk tells none, and the temporary's means nothing to anyone
+        error.filename = str(
+            target
+        )  # a full disk names no file, and the temporary one means nothing to anyone
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm.auto import tqdm
 
 
-def is_quiet():
+def is_quiet() -> bool:
     """True unless somebody is watching: a terminal, or a notebook that a Jupyter server runs.
 
     Papermill and nbval start kernels without a server (no `JPY_SESSION_NAME`), so that what they execute
@@ -17,6 +19,14 @@ def is_quiet():
     return not sys.stderr.isatty() and "JPY_SESSION_NAME" not in os.environ
 
 
-def progress(iterable=None, **options):
-    """`tqdm(iterable, **options)`, silent where `is_quiet`; or give `total=` alone and call `.update`."""
+def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
+    """A progress bar, silent where `is_quiet`.
+
+    Args:
+        iterable: what the bar counts; None: give `total=` and call `.update`.
+        options: of tqdm, such as `unit` and `desc`.
+
+    Returns:
+        The `tqdm` bar, which yields the items of `iterable`.
+    """
     return tqdm(iterable, disable=is_quiet(), dynamic_ncols=True, **options)

@@ -1,10 +1,11 @@
-"""What a run leaves behind: its provenance, and one JSON record with everything the tables need."""
+"""Provenance: which code ran with which versions on which machine."""
 
 import importlib.metadata
 import platform
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +21,8 @@ PACKAGES = (
 )
 
 
-def _git(*arguments):
-    """What git says in the clone this package lies in, or None where there is no clone or no git."""
+def _git(*arguments: str) -> str | None:
+    """What git prints in the clone that holds this package, or None where there is no clone or no git."""
     clone = Path(__file__).resolve().parent.parent
     if not (clone / ".git").exists():  # installed elsewhere: a repository around it is not ours
         return None
@@ -32,26 +33,31 @@ def _git(*arguments):
     return answer.stdout.strip()
 
 
-def describe_device(device):
+def describe_device(device: torch.device | str) -> str:
     """The hardware's name, such as "NVIDIA H200" or the CPU's model; never the host's name."""
-    device = torch.device(device)
-    if device.type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
+    if kind != "cpu":
+        return kind
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(
-        r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.is_file() else "", re.MULTILINE
-    )
-    known = found and found[1].strip() not in ("", "unknown")
-    return found[1].strip() if known else f"{platform.machine()} CPU"
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    model = found[1].strip() if found else ""
+    return model if model not in ("", "unknown") else f"{platform.machine()} CPU"
 
 
-def provenance(device="cpu"):
-    """Which code ran on what: commit, dirty, versions, device, threads, platform.
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Which code ran with which versions on which machine.
 
-    `dirty` is True where a tracked source differs from the commit; what runs write (results/, figures/ and
-    README.md's tables) does not count. Commit and dirty are None where there is no git.
+    Args:
+        device: on which the code ran.
+
+    Returns:
+        `commit` (str) and `dirty` (bool, whether a tracked source differs from the commit; what runs write,
+        results/, figures/ and README.md's tables, does not count), both None where there is no git;
+        `versions` (of Python and packages, by name), `device` (the hardware's name), `threads` (of torch on
+        the CPU) and `platform`.
     """
     changes = _git(
         "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!figures", ":!README.md"

@@ -3,9 +3,14 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+import tomllib
+import warnings
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +20,15 @@ import torch
 from helpers import ROOT
 from PIL import Image
 
-from stylenat.cli import main
+from stylenat.benchmark.throughput import PROTOCOLS
+from stylenat.cli import METRIC_NAMES, OFFLINE_NAMES, PROTOCOL_NAMES, commands, main
+from stylenat.data import check as check_module
 from stylenat.data.dataset import open_dataset
+from stylenat.errors import UserError
+from stylenat.evaluation.metrics import METRICS, OFFLINE
 from stylenat.models.build import build_generator
 from stylenat.presets import PRESETS, get_config
+from stylenat.training import loop
 from stylenat.training.trainer import Trainer
 
 TINY = {
@@ -35,17 +45,14 @@ AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 def refused(capsys, *arguments):
     """The one line with which a command ends that exits with 2."""
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        code = stop.code
+    code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     assert code == 2 and captured.err.startswith("stylenat: ") and captured.err.endswith("\n")
     assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
     return captured.err.removesuffix("\n")
 
 
-def told(capsys, *arguments):
+def output_of(capsys, *arguments):
     """What a command that succeeds prints; it complains of nothing."""
     assert main([str(argument) for argument in arguments]) == 0
     captured = capsys.readouterr()
@@ -127,11 +134,20 @@ def test_no_resolution(capsys, resolution):
         (["smoke", "--set", "nimg=0"], "nimg=0 must be above 0"),
         (["smoke", "--set", "partitions=2x7"], "partitions '2x7': write each as heads x kernel @ dilation"),
         (["smoke", "--set", "partitions=2x3@1"], "describes 1 levels, expected 3"),
-        (["smoke", "--device", "banana"], "device 'banana' is not to be had here: take cpu"),
-        (["smoke", "--device", "cuda:99"], "device 'cuda:99' is not to be had here: take cpu"),
-        (["smoke", "--device", "meta"], "device 'meta' is not to be had here: take cpu"),
-        ([], "the following arguments are required: preset"),
-        (["smoke", "--sett", "seed=1"], "unrecognized arguments: --sett"),
+        (["smoke", "--device", "banana"], "device 'banana' is not available here: take cpu"),
+        (["smoke", "--device", "cuda:99"], "device 'cuda:99' is not available here: take cpu"),
+        (["smoke", "--device", "meta"], "device 'meta' is not available here: take cpu"),
+        ([], "Missing argument 'PRESET'; `stylenat train --help` shows more"),
+        (
+            ["smoke", "--sett", "seed=1"],
+            "No such option '--sett'. Did you mean '--set'? `stylenat train --help`",
+        ),
+        (["smoke", "--set"], "Option '--set' requires an argument; `stylenat train --help` shows more"),
+        (["smoke", "--set", "--device", "cpu"], "Option '--set' requires an argument"),
+        (["smoke", "--device", "--set", "seed=1"], "Option '--device' requires an argument"),
+        (["smoke", "--set", "seed=1", "other"], "unexpected extra argument (other)"),
+        (["smoke", "--set", "-seed=1"], "unknown override '-seed', did you mean 'seed'?"),
+        (["smoke", "--score-every", "often"], "'often' is not a valid integer; `stylenat train --help`"),
     ],
 )
 def test_bad_arguments_of_train(capsys, tmp_path, arguments, message):
@@ -141,14 +157,27 @@ def test_bad_arguments_of_train(capsys, tmp_path, arguments, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(capsys, tmp_path):
-    assert "device 'cuda' is not to be had here: take cpu" in refused(
+    assert "device 'cuda' is not available here: take cpu" in refused(
         capsys, "train", "smoke", "--out", tmp_path, "--device", "cuda"
     )
 
 
-@pytest.mark.parametrize("arguments", [[], ["data"], ["trane"], ["data", "check"], ["presets", "x"]])
-def test_no_such_command(capsys, arguments):
-    assert "--help` tells more" in refused(capsys, *arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing command; `stylenat --help` shows more"),
+        (["data"], "Missing command; `stylenat data --help` shows more"),
+        (["trane"], "No such command 'trane'. Did you mean 'train'? `stylenat --help` shows more"),
+        (["data", "check"], "Missing argument 'PATH'; `stylenat data check --help` shows more"),
+        (["presets", "x"], "Got unexpected extra argument (x); `stylenat presets --help` shows more"),
+        (
+            ["throughput", "smoke", "--protocol", "paperr"],
+            "'paperr' is not one of 'paper', 'ours'; `stylenat",
+        ),
+    ],
+)
+def test_no_such_command(capsys, arguments, message):
+    assert message in refused(capsys, *arguments)
 
 
 def test_an_output_folder_below_a_file(capsys, tmp_path):
@@ -175,6 +204,119 @@ def test_a_run_is_recorded_by_one_protocol(capsys, run, room):
 
 def test_evaluate_on_a_device_that_is_not_there(capsys, run, room):
     assert "device 'banana'" in refused(capsys, "evaluate", run, "--device", "banana")
+
+
+# --- what the words mean
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["smoke", "--set", "seed=1", "nimg=99"],
+        ["smoke", "--set", "seed=1", "--set", "nimg=99"],
+        ["--set", "seed=1", "nimg=99", "--device", "cpu", "smoke"],
+        ["--set", "seed=1", "nimg=99", "smoke"],
+        ["--set", "seed=1", "smoke", "nimg=99"],
+        ["--set", "seed=1", "nimg=99", "--", "smoke"],
+        ["--set=seed=1", "smoke", "--set", "nimg=99"],
+    ],
+)
+def test_set_takes_one_value_or_several(capsys, monkeypatch, words):
+    asked = []
+
+    def stopping(config, *_, **__):
+        asked.append(config)
+        raise UserError("no training here")
+
+    monkeypatch.setattr(loop, "train", stopping)
+    assert "no training here" in refused(capsys, "train", *words)
+    assert asked == [get_config("smoke", seed=1, nimg=99)]
+
+
+def test_options_of_train_reach_it(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "train", lambda *values, **named: asked.append((values, named)) or Snapshots())
+    output_of(capsys, "train", "smoke")
+    options = ["--out", "a=b", "--device", "cpu", "--score-every", 8]  # no value of --set
+    output_of(capsys, "train", "smoke", "--set", "seed=1", *options)
+    assert asked == [
+        ((get_config("smoke"), None, None), {"score_every": 0}),
+        ((get_config("smoke", seed=1), "a=b", "cpu"), {"score_every": 8}),
+    ]
+
+
+class Snapshots:
+    """A run that has been trained."""
+
+    path = "x"
+
+    def snapshots(self):
+        return [8]
+
+
+def test_every_command_and_option_is_there():
+    options = {}
+    for name, command in [*commands.commands.items(), *commands.commands["data"].commands.items()]:
+        options[name] = " ".join(param.opts[0].removeprefix("--") for param in command.params)
+    assert options == {
+        "train": "preset set score-every out device",
+        "evaluate": "source data metric count seed psi json weights sha256 download out device",
+        "sample": "checkpoint seeds psi out gif device partitions",
+        "convert": "source target compact partitions",
+        "data": "",
+        "check": "path resolution",
+        "throughput": "preset protocol batches rounds dtype csv device",
+        "presets": "",
+        "tables": "",
+        "figures": "",
+    }
+
+
+def test_help_lists_the_commands_in_their_order(capsys):
+    listed = re.findall(r"^  (\w+)  ", output_of(capsys, "--help").split("Commands:")[1], re.MULTILINE)
+    assert listed == [
+        "train", "evaluate", "sample", "convert", "data", "throughput", "presets", "tables", "figures",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [(["evaluate"], METRICS), (["throughput"], [*PROTOCOLS, *PRESETS]), (["train"], PRESETS), ([], ["data"])],
+)
+def test_names_are_in_the_help(capsys, words, names):
+    text = output_of(capsys, *words, "--help")
+    for name in names:
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", text.replace("-\n", "-")), (
+            f"{name} is not in the help"
+        )
+
+
+def test_names_that_help_repeats_are_those_of_the_package():
+    assert tuple(METRICS) == METRIC_NAMES
+    assert OFFLINE_NAMES == OFFLINE
+    assert tuple(PROTOCOLS) == PROTOCOL_NAMES
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert output_of(capsys, "--version") == f"stylenat {version('stylenat')}\n"
+
+
+def test_a_warning_is_one_line(capsys, monkeypatch):
+    def warn(*_):
+        warnings.warn("first\nsecond", stacklevel=2)
+
+    monkeypatch.setattr(check_module, "check", warn)
+    assert main(["data", "check", "x"]) == 0
+    assert capsys.readouterr().err == "warning: first second\n"
+
+
+def test_an_end_of_file_is_no_interruption(monkeypatch):
+    def ending(*_):
+        raise EOFError
+
+    monkeypatch.setattr(check_module, "check", ending)
+    with pytest.raises(EOFError):
+        main(["data", "check", "x"])
 
 
 # --- what goes well
@@ -217,7 +359,7 @@ def test_the_same_command_again_does_nothing(capsys, training, run, monkeypatch)
     assert config["seed"] == 3 and config["nimg"] == 16, "--set adds to --set"
     before = content(run)
     monkeypatch.setattr(Trainer, "step", None)
-    assert f"trained to nimg=16: {run}" in told(capsys, *training(run.parent))
+    assert f"trained to nimg=16: {run}" in output_of(capsys, *training(run.parent))
     assert content(run) == before
 
 
@@ -234,12 +376,12 @@ def test_the_same_command_goes_on_after_ctrl_c(capsys, training, run, tmp_path, 
         assert main(list(map(str, training(tmp_path)))) == 130
     assert "the same command goes on from the last snapshot" in capsys.readouterr().err
     assert not (tmp_path / run.name / "generators" / "000000016.safetensors").exists()
-    told(capsys, *training(tmp_path))
+    output_of(capsys, *training(tmp_path))
     assert last_state(tmp_path / run.name) == last_state(run)
 
 
 def test_evaluate_tables_figures(capsys, run, room):
-    printed = told(capsys, "evaluate", run.name, "--out", run.parent, "--device", "cpu")
+    printed = output_of(capsys, "evaluate", run.name, "--out", run.parent, "--device", "cpu")
     assert "FD-lite0@128, train " in printed and "NOT FID" in printed
     assert "of samples are nearer to a training image than all but 5 % of held-out images" in printed
     results = room / "results" / "runs" / run.name
@@ -249,16 +391,16 @@ def test_evaluate_tables_figures(capsys, run, room):
     with Image.open(results / "samples.png") as image:
         assert image.size == (8 * 32, 8 * 32)
 
-    assert "tables of 1 runs" in told(capsys, "tables")
+    assert "tables of 1 runs" in output_of(capsys, "tables")
     readme = (room / "README.md").read_text()
     assert run.name in readme and readme.endswith(f"{END}\n\nThe end.\n")
-    named = told(capsys, "figures").split()
+    named = output_of(capsys, "figures").split()
     expected = ("bubble_chart", "receptive_fields", f"curves-{run.name}", f"samples-{run.name}")
     assert named == [f"figures/{name}.png" for name in expected]
     before = content(room)
     assert {Path(name) for name in named} <= before.keys()
-    told(capsys, "tables")
-    told(capsys, "figures")
+    output_of(capsys, "tables")
+    output_of(capsys, "figures")
     assert content(room) == before
 
 
@@ -295,15 +437,15 @@ def check_record(record, run):
     }  # fmt: skip
 
 
-def test_check_tells_of_the_bundled_set(capsys):
-    text = told(capsys, "data", "check", "noto-faces")
+def test_check_describes_the_bundled_set(capsys):
+    text = output_of(capsys, "data", "check", "noto-faces")
     assert text.startswith("noto-faces: 987 images, all of them decode. Sizes 64x64 (987); modes RGB (987).")
     assert "Splits: train 790, heldout 197." in text and text.count("\n") == 1
     assert open_dataset("noto-faces", 32).manifest in text
 
 
 def test_presets_are_listed_with_their_cost(capsys):
-    lines = told(capsys, "presets").splitlines()
+    lines = output_of(capsys, "presets").splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
     for line, config in zip(lines, PRESETS.values(), strict=True):
         assert config.cost and line.endswith(f" {config.cost}")
@@ -362,7 +504,7 @@ def test_resume_a_damaged_run(capsys, training, run, tmp_path, file, harm, messa
 def test_a_damaged_state_can_be_deleted(capsys, training, run, tmp_path):
     copy = shutil.copytree(run, tmp_path / run.name)
     shutil.rmtree(copy / "state" / "000000016")
-    told(capsys, *training(tmp_path))
+    output_of(capsys, *training(tmp_path))
     assert last_state(copy) == last_state(run)
 
 
@@ -375,7 +517,7 @@ def test_a_full_disk_while_training(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", write)
     message = refused(capsys, *command(tmp_path))
-    assert "generators/000000008.safetensors: No space left on device; mend that" in message
+    assert "generators/000000008.safetensors: No space left on device; fix that" in message
     assert not list(tmp_path.rglob(".*")), "what was half written is removed"
 
 
@@ -414,3 +556,40 @@ def test_the_process_ends_with_the_code():
     assert bad.stderr.startswith("stylenat: Dataset 'gone' not found") and bad.stderr.count("\n") == 1
     good = shell("presets")
     assert (good.returncode, good.stderr) == (0, "") and good.stdout.count("\n") == len(PRESETS)
+
+
+def test_the_installed_command_is_main():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert EntryPoint("stylenat", project["scripts"]["stylenat"], "console_scripts").load() is main
+
+
+WITHOUT_TORCH = """
+import sys
+from stylenat.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "numpy", "pandas", "matplotlib", "PIL"} & set(sys.modules)
+print(code, sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0), (["--version"], 0), (["presets"], 0), (["train", "--help"], 0), (["trane"], 2),
+        (["evaluate", "--help"], 0), (["sample", "--help"], 0), (["convert", "--help"], 0),
+        (["data", "check", "--help"], 0), (["throughput", "--help"], 0), (["figures", "--help"], 0),
+    ],
+)  # fmt: skip
+def test_help_loads_nothing_heavy(words, code):
+    arguments = [sys.executable, "-c", WITHOUT_TORCH, *words]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == f"{code} []"
+
+
+def test_help_answers_at_once():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert shell("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.5

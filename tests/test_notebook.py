@@ -89,6 +89,10 @@ def test_injected_values_of_the_declared_types_pass(monkeypatch):
     check(monkeypatch, DECLARED, "# Parameters\nnimg = 7\ngamma = float('inf')\nseeds = [4]\nflips = False\n")
 
 
+def test_a_cell_with_other_statements_declares_nothing(monkeypatch):
+    check(monkeypatch, DECLARED, "width: int = 'wide'\nprint(width)")
+
+
 def test_rerunning_cells_in_any_order_does_not_matter(monkeypatch):
     check(
         monkeypatch, DECLARED, CHECK, "nimg = 'rebound'", "x = 1", DECLARED, "%%html\n<b>", CHECK, "(broken"

@@ -5,10 +5,11 @@ import platform
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from stylenat import provenance as provenance_module
-from stylenat.provenance import provenance
+from stylenat.provenance import describe_device, provenance
 
 
 def git(folder, *arguments):
@@ -41,6 +42,20 @@ def test_dirty_means_a_changed_source_not_a_result(tmp_path, monkeypatch):
     assert provenance()["dirty"] is False
     (tmp_path / names[0]).write_text("two")
     assert provenance()["dirty"] is True
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC 9554\nmodel name\t: other\n", "AMD EPYC 9554"),
+        ("model name\t: unknown\n", f"{platform.machine()} CPU"),
+        ("processor\t: 0\n", f"{platform.machine()} CPU"),
+    ],
+)
+def test_a_cpu_is_named_by_its_model_or_else_its_kind(monkeypatch, cpuinfo, name):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
+    assert describe_device("cpu") == name
 
 
 def test_provenance_works_without_git(tmp_path, monkeypatch):

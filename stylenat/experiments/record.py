@@ -57,7 +57,7 @@ def score_run(
         UserError: there is no such device, the run has no snapshot or is damaged, or the scoring network is
             missing or altered.
     """
-    device = pick_device(device)
+    torch_device = pick_device(device)
     run.generator()  # raises where there is no snapshot
     config = run.config
     log = pd.DataFrame(run.log())
@@ -70,7 +70,7 @@ def score_run(
 
     entries = []
     for nimg in progress(snapshots, unit="snapshot", desc=f"score {run.id}"):
-        generator = run.generator(nimg).to(device)
+        generator = run.generator(nimg).to(torch_device)
         own = wanted if nimg == snapshots[-1] else OFFLINE
         score = evaluate(generator, dataset, own, count=count, networks=networks)
         entries.append(HistoryEntry(nimg, elapsed[nimg], score.values))

@@ -127,7 +127,7 @@ def test_the_command_writes_the_rows(tmp_path, capsys):
     [
         (["--batches", "1,x"], "batches '1,x': write numbers with commas between"),
         (["--rounds", "0"], "rounds=0: give whole numbers above 0"),
-        (["--device", "cuda:99"], "device 'cuda:99' is not to be had here"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available here"),
     ],
 )
 def test_mistakes_are_one_line(arguments, text, capsys):
