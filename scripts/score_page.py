@@ -4,15 +4,11 @@ import json
 from typing import Any
 
 from stylenat.benchmark.results import Stamp
+from stylenat.evaluation.metrics import OFFLINE, SCORE_KEYS
 from stylenat.paths import workspace
 from stylenat.reporting.markdown import rewrite_blocks, table
 
-TITLES = {
-    "fd_lite0_128_train": "FD-lite0@128, train",
-    "fd_lite0_128_heldout": "FD-lite0@128, held-out",
-    "kid_lite0_128_train": "KID-lite0@128, train",
-    "kid_lite0_128_heldout": "KID-lite0@128, held-out",
-}
+TITLES = {key.id: key.title for key in SCORE_KEYS if key.metric in OFFLINE}
 
 
 def page_blocks(found: dict[str, Any]) -> dict[str, str]:

@@ -3,13 +3,10 @@
 import json
 import re
 import shutil
-import sys
 
 import pytest
-from helpers import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
 import score_page
+from helpers import ROOT
 
 NUMBERS = ROOT / "results" / "scores.json"
 
