@@ -163,7 +163,8 @@ def _changes(numbers: Performance) -> str:
 
 
 def _profiles(numbers: Performance) -> str:
-    before, now = numbers.profiles[BEFORE], numbers.profiles[NOW]
+    before = numbers.profiles[BEFORE]
+    now = numbers.profiles[NOW]
     rows = []
     for pair in zip(before.operators, now.operators, strict=True):
         row = []
@@ -198,7 +199,8 @@ def _scaling(numbers: Performance) -> str:
     cases = _of_kind("sample")
     rows = []
     for case in cases:
-        now, before = numbers.entry(case.name, NOW), numbers.entry(case.name, BEFORE)
+        now = numbers.entry(case.name, NOW)
+        before = numbers.entry(case.name, BEFORE)
         found = now.measurement
         gmac = f"{found.macs / 1e9:.1f}"
         cost = f"{1e12 * found.seconds / found.macs:.1f} ps"

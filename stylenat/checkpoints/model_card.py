@@ -19,7 +19,8 @@ def model_card(facts: dict[str, Any]) -> str:
     ):
         rows.append(f"| {side} | {width} | {_attention(text)} |")
     levels = "\n".join(rows)
-    config, size = facts.get("config", {}), facts["resolution"]
+    config = facts.get("config", {})
+    size = facts["resolution"]
     return f"""---
 library_name: stylenat
 pipeline_tag: unconditional-image-generation

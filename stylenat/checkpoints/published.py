@@ -231,11 +231,11 @@ def published_contents(
         layout: "old" (whose names hold two halves a level), or any other for the new one.
     """
     states = {name: to_published(tensors, legacy=layout == "old") for name, tensors in networks.items()}
-    windows = [_published_windows(level) for level in levels]
-    settings = {
-        "kernels": [[kernel for kernel, _ in level] for level in windows],
-        "dilations": [[dilation for _, dilation in level] for level in windows],
-    }
+    settings: dict[str, list] = {"kernels": [], "dilations": []}
+    for level in levels:
+        windows = _published_windows(level)
+        settings["kernels"].append([kernel for kernel, _ in windows])
+        settings["dilations"].append([dilation for _, dilation in windows])
     args = {"runs": {"size": resolutions(len(levels))[-1], "generator": settings}}
     return {"args": args, **(states if layout == "old" else {"state_dicts": states})}
 

@@ -276,9 +276,10 @@ def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:
 def _square(image: Image.Image, resolution: int) -> Image.Image:
     """The center square of an RGB image, resized with Lanczos unless it has `resolution` already."""
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    return image if side == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square if side == resolution else square.resize((resolution, resolution), Image.Resampling.LANCZOS)
 
 
 _USE_BUNDLED = f"use {BUNDLED!r} (987 emoji portraits, built in)."

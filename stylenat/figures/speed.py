@@ -65,7 +65,8 @@ def roofline(levels: Sequence[Level], roofs: tuple[float, float]) -> Figure:
     axes = figure.add_subplot()
     corner = product / bandwidth
     reach = [corner, *(level.intensity for level in levels)]
-    low, high = min(reach) / 2, max(reach) * 2
+    low = min(reach) / 2
+    high = max(reach) * 2
     axes.plot([low, corner, high], [low * bandwidth, product, product], color=GRAY)
     _label(axes, f"a copy: {bandwidth:.3g} GB/s", (low, low * bandwidth), (6, 5), va="top")
     _label(axes, f"a product of 2048 × 2048 matrices: {product:.3g} GFLOP/s", (corner, product), (6, 5))

@@ -169,23 +169,23 @@ class RunRecord:
             UserError: an entry or a score of an unknown name.
             KeyError: a required entry is missing.
         """
-        entries = _modernize(dict(entries))
-        unknown_names = entries.keys() - {entry.name for entry in fields(cls)}
+        modern = _modernize(entries)
+        unknown_names = modern.keys() - {entry.name for entry in fields(cls)}
         if unknown_names:
             raise UserError(
                 f"entry {min(unknown_names)!r} is unknown: was the record written by a newer version?"
             )
-        return cls(
-            **entries
-            | {
-                "dataset": DatasetInfo(**entries["dataset"]),
-                "parameters": ParameterCounts(**entries["parameters"]),
-                "score": Score.from_dict(entries["score"]) if entries["score"] else None,
-                "history": tuple(_history_entry(entry) for entry in entries.get("history", ())),
-                "memorization": CopyShare(**entries["memorization"]) if "memorization" in entries else None,
-                "attention": tuple(entries["attention"]) if "attention" in entries else None,
-            }
-        )
+        typed: dict[str, Any] = {
+            "dataset": DatasetInfo(**modern["dataset"]),
+            "parameters": ParameterCounts(**modern["parameters"]),
+            "score": Score.from_dict(modern["score"]) if modern["score"] else None,
+            "history": tuple(_history_entry(entry) for entry in modern.get("history", ())),
+        }
+        if "memorization" in modern:
+            typed["memorization"] = CopyShare(**modern["memorization"])
+        if "attention" in modern:
+            typed["attention"] = tuple(modern["attention"])
+        return cls(**modern | typed)
 
 
 # What every record holds; the rest has a default.
@@ -212,20 +212,21 @@ def _history_entry(entry: dict[str, Any]) -> HistoryEntry:
     return HistoryEntry(entry["nimg"], entry["seconds"], values_from_dict(scores))
 
 
-def _modernize(entries: dict[str, Any]) -> dict[str, Any]:
+def _modernize(entries: Mapping[str, Any]) -> dict[str, Any]:
     """A record of version 0.1 under today's names.
 
     It said "memorisation", "pictures" in its protocols, and kept an ablation's variant beside the config.
     """
-    if "memorisation" in entries:
-        entries["memorization"] = entries.pop("memorisation")
-    if "ablation" in entries:
-        ablation = entries.pop("ablation")
-        entries["config"] = {"variant": ablation["variant"], **entries.get("config", {})}
-    if entries.get("score"):
-        protocol = json.dumps(entries["score"]["protocol"]).replace("pictures", "images")
-        entries["score"] = {**entries["score"], "protocol": json.loads(protocol)}
-    return entries
+    modern = dict(entries)
+    if "memorisation" in modern:
+        modern["memorization"] = modern.pop("memorisation")
+    if "ablation" in modern:
+        ablation = modern.pop("ablation")
+        modern["config"] = {"variant": ablation["variant"], **modern.get("config", {})}
+    if modern.get("score"):
+        protocol = json.dumps(modern["score"]["protocol"]).replace("pictures", "images")
+        modern["score"] = {**modern["score"], "protocol": json.loads(protocol)}
+    return modern
 
 
 def _plain(value: Any) -> Any:
@@ -235,7 +236,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if hasattr(value, "item"):  # a NumPy or torch scalar
-        value = value.item()
+        return _plain(value.item())
     return float(f"{value:.10g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
