@@ -13,8 +13,16 @@ from torch import nn
 from stylenat.cli import main
 from stylenat.data.dataset import open_dataset
 from stylenat.evaluation import plan
-from stylenat.evaluation.distances import frechet_distance, kernel_distance_subsets, precision_recall
+from stylenat.evaluation.distances import (
+    Moments,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_subsets,
+    precision_recall,
+)
 from stylenat.evaluation.evaluate import evaluate, nearest_training_images, open_reference
+from stylenat.evaluation.intervals import interval
+from stylenat.evaluation.metrics import ScoreKey
 from stylenat.evaluation.reference import Statistics
 from stylenat.features.networks import NETWORKS
 from stylenat.features.weights import INCEPTION_CLEAN
@@ -76,6 +84,31 @@ def test_streamed_moments_give_the_score_of_all_features(real, monkeypatch, coun
     with_kid = by_id(score(Painter(), real, "kid,fid", count=count))
     assert list(with_kid) == ["kid_legacy_pytorch", "fid_legacy_pytorch"]
     assert with_kid["fid_legacy_pytorch"]["value"] == pytest.approx(direct["value"], rel=1e-9)
+
+
+def test_features_in_memory_for_another_metric_change_no_interval_of_many_images(real, monkeypatch):
+    monkeypatch.setattr(plan, "MANY", 10)
+    row = by_id(score(Painter(), real, "kid,fid", count=100))["fid_legacy_pytorch"]
+    theirs = Moments().update(features(real.stack()))
+    alone = interval(frechet_distance, theirs, features(sample_images(Painter(), range(100))), splits=8)
+    assert row["error"] == pytest.approx(alone.error, rel=1e-6)
+
+
+def test_metrics_of_both_protocols_at_once(real):
+    networks = NETWORKS_HERE | {"lite0": small_network("lite0")}
+    found = evaluate(Painter(), real, "fid,kid-lite0,pr-lite0", count=60, networks=networks)
+    shares = ("precision", "recall", "density", "coverage")
+    splits = ("train", "heldout")
+    expected = [ScoreKey("kid-lite0", "kid", split) for split in splits]
+    expected += [ScoreKey("pr-lite0", column, split) for column in shares for split in splits]
+    expected += [ScoreKey("fid", "fid", "all")]
+    assert list(found.values) == expected
+    assert list(found.protocol["metrics"]) == ["fid", "kid-lite0", "pr-lite0"]  # as they were asked for
+    generated = [entry["generated"] for entry in found.protocol["metrics"].values()]
+    assert generated == ["seeds 0 to 59", "seeds 0 to 71", "seeds 0 to 71"]
+    heldout = real.with_split("heldout").stack()
+    kid = kernel_distance(features(heldout), features(sample_images(Painter(), range(36))))
+    assert found.values[expected[1]].value == pytest.approx(kid, rel=1e-5)
 
 
 def test_the_same_images_score_zero(real):
