@@ -111,7 +111,7 @@ def _compared(
     networks: Mapping[str, FeatureNetwork],
 ) -> Iterator[tuple[Comparison, RealFeatures, Tensor | list[Moments]]]:
     """Each comparison of the plan with the features of the reference and of the samples."""
-    # Where moments do for all metrics of a network, its features need not be in memory.
+    # Where moments are enough for all metrics of a network, its features need not be in memory.
     in_memory = {each.network for each in plan if not each.moments}
     real = {}
     for each in plan:

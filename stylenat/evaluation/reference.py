@@ -94,7 +94,7 @@ class Reference(ABC):
             split: one of `splits`.
             network: whose features.
             device: to compute on.
-            moments: their mean and covariance do, so that the features need not be in memory.
+            moments: mean and covariance are enough, the features need not be in memory.
 
         Raises:
             UserError: there are none for this network.

@@ -176,8 +176,8 @@ def sample_features(
         samples: the images.
         count: how many.
         networks: by name.
-        moments: names of the networks of which moments do: their features, if there are enough, are summed up
-            as they come.
+        moments: names of networks whose mean and covariance are enough: their features are summed up as they
+            come, if there are enough for `PARTS`.
 
     Returns:
         By name features `(count, D)`, or `PARTS` independent `Moments`.
@@ -197,7 +197,7 @@ def sample_features(
 
 
 class _Rows:
-    """Features that are kept."""
+    """Features that stay in memory."""
 
     def __init__(self) -> None:
         self._batches: list[Tensor] = []
