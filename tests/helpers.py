@@ -17,6 +17,7 @@ from stylenat.attention.partitions import ShiftedWindows
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue, values_to_dict
+from stylenat.features.networks import NETWORKS
 from stylenat.images import normalize
 from stylenat.reporting.records import DatasetInfo, ParameterCounts, RunRecord
 
@@ -80,6 +81,27 @@ class Painter(nn.Module):
     def synthesis(self, z):
         images = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
         return normalize(images.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
+
+
+def quarter_means(module, images):
+    """Twelve features: each color's mean over quarters of the image."""
+    return module(nn.functional.adaptive_avg_pool2d(images.float(), 2)) / 10
+
+
+def small_network(key, extract=quarter_means):
+    """A feature network of that name that needs no weights."""
+    return replace(NETWORKS[key], dims=12, file=None, build=nn.Identity, extract=extract)
+
+
+def counting_network(key):
+    """A `small_network`, and the list of the sizes of the batches that it has seen."""
+    seen = []
+
+    def extract(module, images):
+        seen.append(len(images))
+        return quarter_means(module, images)
+
+    return small_network(key, extract), seen
 
 
 def by_id(score: Score) -> dict[str, dict[str, float]]:

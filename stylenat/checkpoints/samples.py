@@ -1,15 +1,26 @@
-"""Generated images the way a score takes them, wherever they come from."""
+"""Generated images by the path of what holds them: a folder or zip of samples, or a checkpoint."""
 
 from pathlib import Path
 
+import torch
+
 from stylenat.checkpoints.load import CARD, load_generator
-from stylenat.data.dataset import open_samples
+from stylenat.data.dataset import ImageDataset, open_samples
+from stylenat.models.base import Generator
 
 
-def open_images(path, device="cpu"):
-    """Samples in a folder or zip, as an `ImageDataset`; or the generator of a checkpoint."""
+def open_images(path: str | Path, device: torch.device | str = "cpu") -> ImageDataset | Generator:
+    """Samples in a folder or zip, or the generator of a checkpoint.
+
+    Args:
+        path: of either.
+        device: for the generator.
+
+    Raises:
+        UserError: there is neither at that path.
+    """
     source = Path(path).expanduser()
-    model = any((source / name).is_file() for name in (CARD, "config.json"))
-    if source.suffix == ".zip" or (source.is_dir() and not model):
+    is_model = any((source / name).is_file() for name in (CARD, "config.json"))
+    if source.suffix == ".zip" or (source.is_dir() and not is_model):
         return open_samples(source)
     return load_generator(path).to(device)

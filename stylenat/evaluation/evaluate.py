@@ -1,280 +1,209 @@
 """Scores of generated images, none without the protocol that made it.
 
 Metrics on EfficientNet-Lite0 (`-lite0`) need no download: NOT FID, and comparable with this protocol's scores
-alone. At most 1000 images a side are scored against two references, a fixed random half of the train split,
-which a memorized copy scores 0 on, and the held-out split. Beside each value stand its floor (real against
-real) and its ceiling (uniform noise) at equal counts.
+alone. At most 1000 images a side are compared with two splits of the real ones, a fixed random half of the
+train split, which a memorized copy scores 0 on, and the held-out split. Beside each value stand the
+real-vs-real baseline (other real images instead of generated ones) and the value of noise at equal counts.
 
 The others follow the literature: 50,000 generated images against every real one, or against published
 statistics of them.
+
+Either way a score is made in one loop over a plan (`plan.py`), which holds one comparison for each metric and
+split: features of the reference, features of the samples, the statistic with its 95 % interval, its limits
+where they are known, an entry in the protocol. Comparisons of as many generated images share them.
 """
 
-import itertools
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from stylenat.data.dataset import HOLD_OUT_EVERY, open_dataset
-from stylenat.errors import UserError
+from stylenat.data.dataset import ImageDataset, open_dataset
 from stylenat.evaluation.distances import Moments
-from stylenat.evaluation.intervals import interval
-from stylenat.evaluation.memorization import memorization
-from stylenat.evaluation.metrics import OFFLINE, Score, ScoreKey, ScoreValue, parse_metrics
-from stylenat.evaluation.reference import Statistics
-from stylenat.evaluation.samples import Images, batched
-from stylenat.features.networks import FEATURE_BATCH, NETWORKS
-from stylenat.progress import progress
+from stylenat.evaluation.intervals import intervals
+from stylenat.evaluation.memorization import Memorization, memorization
+from stylenat.evaluation.metrics import (
+    OFFLINE,
+    Score,
+    ScoreKey,
+    ScoreValue,
+    ScoreValues,
+    keys_of,
+    parse_metrics,
+)
+from stylenat.evaluation.plan import Comparison, make_plan
+from stylenat.evaluation.reference import RealFeatures, Reference, Statistics, as_reference
+from stylenat.evaluation.samples import Samples, as_samples, dataset_batches, sample_features
+from stylenat.features.networks import FEATURE_BATCH, NETWORKS, FeatureNetwork
+from stylenat.models.base import Generator
 
-MOST = 1000  # images a side of the offline metrics: their Fréchet distance is exact and takes seconds
-LEAST = 20
-PUBLISHED_COUNT = 50_000  # generated images of the other metrics, as in the literature
-PARTS = 10  # independent moments of the fakes, for the interval
-HALVINGS = {True: 20, False: 8}  # of the interval, for offline metrics and for the others
-
-_KEPT = {}  # the last few references: training scores itself again and again
-
-
-def _kept(make, dataset, network, device, *more):
-    key = (make, dataset.manifest, dataset.resolution, network, str(device), *more)
-    if key not in _KEPT:
-        while len(_KEPT) >= 4:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = make(dataset, network, device, *more)
-    return _KEPT[key]
-
-
-def _rows(metric, real, fake):
-    """`{column: ScoreValue}`, the 95 % interval by split halves."""
-    found = interval(metric.statistic, real, fake, HALVINGS[metric.small])
-    found = found if isinstance(found, dict) else {metric.columns[0]: found}
-    return {column: ScoreValue(**asdict(entry)) for column, entry in found.items()}
-
-
-# Offline metrics
-
-
-def _sizes(dataset):
-    """Images a side for each reference: half the train split, all held out, at most `MOST`."""
-    train, held_out = (len(dataset.with_split(split)) for split in ("train", "heldout"))
-    if min(train // 2, held_out) < LEAST:
-        raise UserError(
-            f"{dataset.source} has {train + held_out} images, {held_out} of them held out; a score needs "
-            f"at least {LEAST} on each side: give {HOLD_OUT_EVERY * LEAST} images or more."
-        )
-    return {"train": min(train // 2, MOST), "heldout": min(held_out, MOST)}
-
-
-class _References:
-    """Features of both references, of as many other real images and of noise, at each one's count."""
-
-    def __init__(self, dataset, network, device):
-        self.sizes = _sizes(dataset)
-        n, m = self.sizes["train"], self.sizes["heldout"]
-
-        def of_split(split, count):
-            images = dataset.with_split(split)
-            # One order for every run and seed: the reference must not move.
-            chosen = np.random.default_rng(0).permutation(len(images))[:count]
-            return network.features((images.stack(part) for part in batched(chosen)), device)
-
-        real = of_split("train", 2 * n)
-        self.real = {"train": real[:n], "heldout": of_split("heldout", m)}
-        self.other_real = {"train": real[n:], "heldout": real[:m]}
-        rng, shape = np.random.default_rng(0), (3, dataset.resolution, dataset.resolution)
-        noise = (rng.integers(256, size=(len(part), *shape), dtype=np.uint8) for part in batched(range(n)))
-        self.noise = network.features(map(torch.from_numpy, noise), device)
-        self._limits = {}
-
-    def rows(self, metric, split, fakes):
-        """Rows of the first fakes against the reference `split`, with floor and ceiling."""
-        real, count = self.real[split], self.sizes[split]
-        if (metric, split) not in self._limits:
-            others = self.other_real[split], self.noise[:count]
-            limits = [metric.statistic(real, other) for other in others]
-            self._limits[metric, split] = [
-                limit if isinstance(limit, dict) else {metric.columns[0]: limit} for limit in limits
-            ]
-        floor, ceiling = self._limits[metric, split]
-        return {
-            column: replace(row, real_vs_real=floor[column], noise=ceiling[column])
-            for column, row in _rows(metric, real, fakes[:count]).items()
-        }
-
-
-def _score_offline(metrics, images, dataset, networks):
-    sizes, values, own = _sizes(dataset), {}, {}
-    for network in {metric.network for metric in metrics.values()}:
-        references = _kept(_References, dataset, networks[network], images.device)
-        fakes = networks[network].features(images.batches(sizes["train"]), images.device)
-        for name, metric in metrics.items():
-            rows = {split: references.rows(metric, split, fakes) for split in sizes}
-            for column in metric.columns:
-                values |= {ScoreKey(name, column, split): rows[split][column] for split in sizes}
-            own[name] = {
-                "note": metric.note,
-                "statistic": metric.definition,
-                "generated": images.told(sizes["train"]),
-                **networks[network].protocol(),
-                "interval": f"95 %, {HALVINGS[metric.small]} split halves of real and generated images",
-                "references": {
-                    split: {"split": split, "chosen": chosen, "n_real": sizes[split], "n_fake": sizes[split]}
-                    for split, chosen in (("train", "fixed random half"), ("heldout", "fixed random order"))
-                },
-            }
-    return values, own
-
-
-# The literature's metrics
-
-
-def _real_features(dataset, network, device, keep):
-    """Features of every real image, or their `Moments`."""
-    everything = dataset.with_split("all")
-    stream = network.stream((everything.stack(part) for part in batched(range(len(everything)))), device)
-    stream = progress(stream, total=-(-len(everything) // FEATURE_BATCH), unit="batch", desc="real images")
-    if keep:
-        return torch.cat(list(stream))
-    moments = Moments()
-    for features in stream:
-        moments.update(features)
-    return moments
-
-
-def _score_as_published(metrics, images, dataset, networks, count):
-    known = isinstance(dataset, Statistics)
-    few = not known and max(len(dataset.with_split("all")), count) <= MOST
-    names = list(dict.fromkeys(metric.network for metric in metrics.values()))
-    # Of many images features are kept only for metrics that need them; the others sum them up.
-    keep = {n: few or not all(m.moments for m in metrics.values() if m.network == n) for n in names}
-    real = {
-        name: dataset.of(networks[name], keep[name])
-        if known
-        else _kept(_real_features, dataset, networks[name], images.device, keep[name])
-        for name in names
-    }
-    fakes = _fake_features(images, count, {name: networks[name] for name in names}, keep)
-    values, own = {}, {}
-    for name, metric in metrics.items():
-        theirs, ours = real[metric.network], fakes[metric.network]
-        if metric.moments and not few and isinstance(theirs, torch.Tensor):
-            theirs = Moments().update(theirs)
-        values |= {ScoreKey(name, column, "all"): row for column, row in _rows(metric, theirs, ours).items()}
-        halved = "real and generated" if isinstance(theirs, torch.Tensor) else "generated"
-        reference = (
-            dataset.reference() if known else {"split": "all", "n_real": len(dataset.with_split("all"))}
-        )
-        own[name] = {
-            "note": metric.note,
-            "statistic": metric.definition,
-            "generated": images.told(count),
-            **networks[metric.network].protocol(),
-            "interval": f"95 %, {HALVINGS[metric.small]} split halves of {halved} images",
-            "references": {"all": reference | {"n_fake": count}},
-        }
-    return values, own
-
-
-def _fake_features(images, count, networks, keep):
-    """By network: features of the images, or a list of `PARTS` moments; images are made once for all."""
-    copies = itertools.tee(images.batches(count), len(networks))
-    streams = [n.stream(batches, images.device) for n, batches in zip(networks.values(), copies, strict=True)]
-    summed = {name: not keep[name] and count >= PARTS * FEATURE_BATCH for name in networks}
-    found = {name: [] for name in networks}
-    for i, parts in enumerate(zip(*streams, strict=True)):
-        for name, features in zip(networks, parts, strict=True):
-            if not summed[name]:
-                found[name].append(features)
-            elif i < PARTS:
-                found[name].append(Moments().update(features))
-            else:
-                found[name][i % PARTS].update(features)
-    return {name: parts if summed[name] else torch.cat(parts) for name, parts in found.items()}
+PUBLISHED_COUNT = 50_000  # generated images of the literature's metrics
 
 
 def evaluate(
-    source,
-    dataset,
-    metric=OFFLINE,
+    source: Generator | ImageDataset | Tensor,
+    dataset: ImageDataset | Statistics,
+    metric: str | Iterable[str] = OFFLINE,
     *,
-    seed=0,
-    truncation_psi=1.0,
-    count=None,
-    batch_size=32,
-    networks=NETWORKS,
-):
+    seed: int = 0,
+    truncation_psi: float = 1.0,
+    count: int | None = None,
+    batch_size: int = 32,
+    networks: Mapping[str, FeatureNetwork] = NETWORKS,
+) -> Score:
     """Score generated images against real ones.
 
     Args:
         source: a generator, an `ImageDataset` of generated images, or uint8 `(N, 3, R, R)`.
         dataset: the real images, an `ImageDataset` of the same resolution, whichever its split; for
             Fréchet distances also `Statistics`.
-        metric: names of `METRICS`, a sequence or with commas between.
-        seed, truncation_psi, batch_size: see `Images`; the batches do not touch the score.
+        metric: names of `METRICS`, several or with commas between.
+        seed: image i of a generator is of seed `seed · 10⁶ + i`.
+        truncation_psi: of a generator.
         count: generated images for metrics that are not offline; default 50,000, or all that were given.
+        batch_size: images that a generator makes at once; it does not touch the score.
         networks: the feature networks; `FeatureNetwork.with_weights` makes one with other weights.
 
-    Returns: a `Score`.
+    Returns:
+        The values and their protocol.
 
-    Raises: UserError for an unknown metric, another resolution, too few real or generated images, weights
-        that are missing or altered; all before any image is made.
+    Raises:
+        UserError: an unknown metric, another resolution, too few real or generated images, weights that are
+            missing or altered; all before any image is made.
     """
-    metrics = parse_metrics(metric)
-    images = Images(source, seed, truncation_psi, batch_size)
-    offline = {name: m for name, m in metrics.items() if m.small}
-    published = {name: m for name, m in metrics.items() if not m.small}
-    statistics = isinstance(dataset, Statistics)
-    if statistics and offline:
-        raise UserError(f"{next(iter(offline))} needs real images, not {dataset.name}: give their folder")
-    counts = [_sizes(dataset)["train"]] if offline else []
-    if published:
-        counts.append(count or images.available or PUBLISHED_COUNT)
-        if counts[-1] < LEAST:
-            raise UserError(f"{counts[-1]} generated images are too few to score: give {LEAST} or more")
-    images.check(max(counts), images.resolution if statistics else dataset.resolution)
-    for name in {m.network for m in metrics.values()}:
+    names = parse_metrics(metric)
+    samples = as_samples(source, seed, truncation_psi, batch_size)
+    reference = as_reference(dataset)
+    plan = make_plan(names, reference, count or samples.available or PUBLISHED_COUNT)
+    most = max(comparison.generated for comparison in plan)
+    samples.check(most, reference.resolution or samples.resolution)
+    for name in dict.fromkeys(comparison.network for comparison in plan):
         networks[name].load()
-    values, own = {}, {}
-    for found, protocols in (
-        _score_offline(offline, images, dataset, networks) if offline else ({}, {}),
-        _score_as_published(published, images, dataset, networks, counts[-1]) if published else ({}, {}),
-    ):
-        values |= found
-        own |= protocols
-    reference = {"name": dataset.name, "manifest": dataset.manifest, "resolution": images.resolution}
+
+    values: ScoreValues = {}
+    entries: dict[str, dict[str, Any]] = {}
+    for comparison, real, fake in _compared(plan, reference, samples, networks):
+        values |= _values(comparison, real, fake)
+        if comparison.name not in entries:
+            entries[comparison.name] = _protocol(comparison, networks[comparison.network], samples)
+        entries[comparison.name]["references"][comparison.split] = {
+            **reference.protocol(comparison.split),
+            "n_fake": comparison.count,
+        }
     protocol = {
-        "dataset": reference,
-        **images.protocol(),
+        "dataset": {**reference.identity(), "resolution": samples.resolution},
+        **samples.protocol(),
         "flips": False,
-        "device": str(images.device),
-        "metrics": {name: own[name] for name in metrics},
+        "device": str(samples.device),
+        "metrics": {name: entries[name] for name in names},
     }
-    return Score(values, protocol)
+    return Score({key: values[key] for key in keys_of(entries)}, protocol)
 
 
-def nearest_training_images(source, dataset, *, count=None, neighbors=3, seed=0, networks=NETWORKS):
+def _compared(
+    plan: list[Comparison],
+    reference: Reference,
+    samples: Samples,
+    networks: Mapping[str, FeatureNetwork],
+) -> Iterator[tuple[Comparison, RealFeatures, Tensor | list[Moments]]]:
+    """Each comparison of the plan with the features of the reference and of the samples."""
+    # Where moments are enough for all metrics of a network, its features need not be in memory.
+    in_memory = {each.network for each in plan if not each.moments}
+    real = {}
+    for each in plan:
+        moments = each.network not in in_memory
+        found = reference.features(each.split, networks[each.network], samples.device, moments)
+        real[each.network, each.split] = found
+    for generated, group in groupby(plan, key=lambda each: each.generated):
+        comparisons = list(group)
+        used = {each.network: networks[each.network] for each in comparisons}
+        fake = sample_features(samples, generated, used, used.keys() - in_memory)
+        for each in comparisons:
+            yield each, real[each.network, each.split], fake[each.network]
+
+
+def _values(
+    comparison: Comparison, real: RealFeatures, fake: Tensor | list[Moments]
+) -> dict[ScoreKey, ScoreValue]:
+    """The values of one comparison, with interval and limits."""
+    metric = comparison.metric
+    theirs = real.features
+    if comparison.moments and isinstance(theirs, Tensor):
+        theirs = Moments().update(theirs)
+    ours = fake[: comparison.count] if isinstance(fake, Tensor) else fake
+    limits = real.limits(metric)
+    values = {}
+    for column, found in intervals(metric.compute, theirs, ours, comparison.halvings).items():
+        known = {name: by_column[column] for name, by_column in limits.items()}
+        key = ScoreKey(comparison.name, column, comparison.split)
+        values[key] = ScoreValue(**asdict(found), **known)
+    return values
+
+
+def _protocol(comparison: Comparison, network: FeatureNetwork, samples: Samples) -> dict[str, Any]:
+    """A metric's own entry in the protocol, still without its references."""
+    halved = "generated" if comparison.moments else "real and generated"
+    return {
+        "note": network.note,
+        "statistic": comparison.metric.definition,
+        "generated": samples.description(comparison.generated),
+        **network.protocol(),
+        "interval": f"95 %, {comparison.halvings} split halves of {halved} images",
+        "references": {},
+    }
+
+
+def nearest_training_images(
+    source: Generator | ImageDataset | Tensor,
+    dataset: ImageDataset,
+    *,
+    count: int | None = None,
+    neighbors: int = 3,
+    seed: int = 0,
+    networks: Mapping[str, FeatureNetwork] = NETWORKS,
+) -> tuple[Memorization, Tensor]:
     """Do generated images copy the training set? The `Memorization` of some, on lite0's features.
 
     Args:
-        source, dataset, seed: as of `evaluate`.
+        source: as of `evaluate`.
+        dataset: the real images, whichever their split.
         count: generated images; default: as many as are held out, at most 1000.
+        neighbors: training images to find for each.
+        seed: as of `evaluate`.
+        networks: as of `evaluate`.
 
-    Returns: the `Memorization`, whose indices are positions in the train split, and the images, uint8
+    Returns:
+        The `Memorization`, whose indices are positions in the train split, and the images, uint8
         `(count, 3, R, R)`.
+
+    Raises:
+        UserError: as of `evaluate`.
     """
-    network, images = networks["lite0"], Images(source, seed)
-    splits = {split: dataset.with_split(split) for split in ("train", "heldout")}
-    count = count or min(_sizes(dataset)["heldout"], MOST)
-    images.check(count, dataset.resolution)
-    made = torch.cat(list(images.batches(count)))
-    real = (
-        network.features((part.stack(chosen) for chosen in batched(range(len(part)))), images.device)
-        for part in splits.values()
-    )
-    fakes = network.features(made.split(FEATURE_BATCH), images.device)
-    return memorization(*real, fakes, neighbors), made
+    network = networks["lite0"]
+    samples = as_samples(source, seed)
+    made_count = count or as_reference(dataset).size("heldout")
+    samples.check(made_count, dataset.resolution)
+    made = torch.cat(list(samples.batches(made_count)))
+    real = {}
+    for split in ("train", "heldout"):
+        images = dataset.with_split(split)
+        real[split] = network.features(dataset_batches(images, range(len(images))), samples.device)
+    fake = network.features(made.split(FEATURE_BATCH), samples.device)
+    return memorization(real["train"], real["heldout"], fake, neighbors), made
 
 
-def open_reference(path, resolution):
-    """Real images or their statistics: `"noto-faces"`, a folder or zip, or clean-fid's `.npz`."""
+def open_reference(path: str | Path, resolution: int) -> ImageDataset | Statistics:
+    """Real images or their statistics.
+
+    Args:
+        path: `"noto-faces"`, a folder or zip, or clean-fid's `.npz`.
+        resolution: of the images, pixels a side.
+
+    Raises:
+        UserError: there are none at that path or resolution.
+    """
     return Statistics.open(path) if str(path).endswith(".npz") else open_dataset(path, resolution)

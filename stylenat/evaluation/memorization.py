@@ -1,46 +1,64 @@
-"""Distances of sets of features `(N, D)`, tensors or arrays, in float64 on their device; and intervals.
-
-Every function raises UserError for other shapes, different dimensions, features not finite, sets too small.
-"""
+"""Whether generated images copy the training set: their nearest training images."""
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from stylenat.evaluation.distances import BLOCK, _at_least, _matrices, _nearest
+from stylenat.evaluation.distances import BLOCK, Features, as_matrices, check_counts, nearest
 
 RARE = 20  # memorization's threshold: one in 20 held-out images is nearer to a training image
 
 
 @dataclass(frozen=True, eq=False)
 class Memorization:
-    """Nearest training images of M fakes: `indices`, `distances` `(M, neighbors)`, nearest first.
+    """Nearest training images of M generated ones.
 
-    `share` of fakes nearer to a training image than the nearest 5 % of held-out images are. If fakes are
-    draws from the held-out images' distribution it is `expected` ± `error` (one standard deviation); copies
-    raise it. A low share proves nothing: bad fakes are far from everything.
+    `share` compares with `expected` ± `error` (one standard deviation), which it is if generated images are
+    draws from the held-out images' distribution; copies raise it. A low share proves nothing: bad images are
+    far from everything.
+
+    Attributes:
+        indices: of training images, `(M, neighbors)`, nearest first.
+        distances: of their features, `(M, neighbors)`.
+        share: of generated images nearer to a training image than the nearest 5 % of held-out images are.
+        expected: the share of honest draws.
+        error: its standard deviation.
     """
 
-    indices: torch.Tensor
-    distances: torch.Tensor
+    indices: Tensor
+    distances: Tensor
     share: float
     expected: float
     error: float
 
 
-def memorization(train, heldout, fake, neighbors=3, block=BLOCK):
-    """The `Memorization` of fakes, from features of training, of 19 or more held-out and of fake images.
+def memorization(
+    train: Features, heldout: Features, fake: Features, neighbors: int = 3, block: int = BLOCK
+) -> Memorization:
+    """The `Memorization` of generated images.
 
     A draw falls below the r-th smallest of h like ones with probability r / (h + 1), of m draws a number that
     is beta-binomial, whatever the distribution. The median would drown copies in the honest half's noise.
+
+    Args:
+        train: features of training images `(N, D)`.
+        heldout: of held-out images `(H, D)`, 19 or more.
+        fake: of generated images `(M, D)`.
+        neighbors: training images to name for each.
+        block: rows of distances in memory at once.
+
+    Raises:
+        UserError: sets that are too small or don't compare, features that are not finite.
     """
-    train, heldout, fake = _matrices(1, train, heldout, fake)
-    _at_least(neighbors, len(train))
-    _at_least(RARE - 1, len(heldout))
-    m, h, rank = len(fake), len(heldout), (len(heldout) + 1) // RARE
-    center = train.mean(0)
-    squares, indices = _nearest(fake - center, train - center, neighbors, block)
-    usual = _nearest(heldout - center, train - center, 1, block)[0][:, 0]
+    train_set, heldout_set, fake_set = as_matrices(1, train, heldout, fake)
+    check_counts(neighbors, len(train_set))
+    check_counts(RARE - 1, len(heldout_set))
+    m = len(fake_set)
+    h = len(heldout_set)
+    rank = (h + 1) // RARE
+    center = train_set.mean(0)
+    squares, indices = nearest(fake_set - center, train_set - center, neighbors, block)
+    usual = nearest(heldout_set - center, train_set - center, 1, block)[0][:, 0]  # (H,)
     share = (squares[:, 0] < usual.kthvalue(rank).values).double().mean().item()
     expected = rank / (h + 1)
     error = (expected * (1 - expected) * (h + 1 + m) / (m * (h + 2))) ** 0.5

@@ -1,8 +1,10 @@
-"""Metrics by name: which statistic of which network's features, under which keys and titles; and scores."""
+"""Metrics by name: which statistic of which network's features, under which ids and titles; and scores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from stylenat.errors import UserError, unknown
 from stylenat.evaluation.distances import (
@@ -11,30 +13,40 @@ from stylenat.evaluation.distances import (
     kernel_distance_subsets,
     precision_recall,
 )
+from stylenat.features.networks import NETWORKS, FeatureNetwork
 
 _SUBSET = 1000  # images in each of KID's subsets
 _NEAREST = 3  # k of precision and recall
-# Of each network: what its keys end with, what its titles end with.
-_NAMES = {
-    "lite0": ("lite0_128", "-lite0@128"),
-    "inception-legacy": ("legacy_pytorch", ""),
-    "inception-clean": ("clean", " (clean)"),
-    "dinov2": ("dinov2", "-DINOv2"),
+SPLITS = {  # of the real images, for the small protocol, and how tables call them
+    "train": "train",
+    "heldout": "held-out",
 }
-_TITLES = {"fid": "FID", "fd": "FD", "kid": "KID"}  # others are titled as they are named
-_NOTES = {
-    "lite0": "NOT FID: compare with scores of this protocol only, never with published numbers",
-    "inception-legacy": "clean-fid's mode legacy_pytorch: compare where reference and counts are the same",
-    "inception-clean": "clean-fid's mode clean: compare where reference and counts are the same",
-    "dinov2": "not FID: compare with FD-DINOv2 of the same reference and counts only",
+_ALL = ("all",)  # the literature's metrics compare with every real image
+
+
+class Column(NamedTuple):
+    """One number of a metric."""
+
+    title: str
+    lower_is_better: bool
+
+
+COLUMNS = {
+    "fid": Column("FID", True),
+    "fd": Column("FD", True),
+    "kid": Column("KID", True),
+    "precision": Column("precision", False),
+    "recall": Column("recall", False),
+    "density": Column("density", False),
+    "coverage": Column("coverage", False),
 }
 
 
-def _kid_of_subsets(real, fake):
+def _kid_of_subsets(real: Tensor, fake: Tensor) -> float:
     return kernel_distance_subsets(real, fake, subset_size=min(_SUBSET, len(real), len(fake)))[0]
 
 
-def _precision_recall(real, fake):
+def _precision_recall(real: Tensor, fake: Tensor) -> dict[str, float]:
     return precision_recall(real, fake, k=_NEAREST)
 
 
@@ -50,43 +62,38 @@ _PR_COLUMNS = ("precision", "recall", "density", "coverage")
 class Metric:
     """A statistic of two sets of features.
 
-    Args:
+    Attributes:
         network: a key of `features.NETWORKS`.
         statistic: real `(N, D)`, fake `(M, D)` → a float, or a dict of floats by column.
         definition: what the statistic is, for the protocol.
-        columns: what the statistic gives.
+        columns: keys of `COLUMNS`, what the statistic gives.
         moments: it takes `Moments` as well, so that no feature has to be kept.
+        splits: of the real images, each compared on its own. Of "all" there are as many as there are and of
+            generated ones as many as the caller says; of others a fixed, small number a side.
     """
 
     network: str
-    statistic: Callable
+    statistic: Callable[[Any, Any], float | dict[str, float]]
     definition: str
-    columns: tuple
+    columns: tuple[str, ...]
     moments: bool = False
-
-    def key(self, column):
-        """The name of a value in results, such as "fd_lite0_128"."""
-        return f"{column}_{_NAMES[self.network][0]}"
-
-    def title(self, column):
-        """The name of a value in tables, such as "FD-lite0@128"."""
-        return f"{_TITLES.get(column, column)}{_NAMES[self.network][1]}"
+    splits: tuple[str, ...] = _ALL
 
     @property
-    def note(self):
-        """What its values may be compared with."""
-        return _NOTES[self.network]
+    def small(self) -> bool:
+        """Whether its number of images is fixed and small."""
+        return self.splits != _ALL
 
-    @property
-    def small(self):
-        """Whether a fixed, small number of images a side is scored, against train and held-out ones."""
-        return self.network == "lite0"
+    def compute(self, real: Any, fake: Any) -> dict[str, float]:
+        """The statistic of two sets by column."""
+        found = self.statistic(real, fake)
+        return found if isinstance(found, dict) else {self.columns[0]: found}
 
 
 METRICS = {
-    "fd-lite0": Metric("lite0", *_FD, ("fd",)),
-    "kid-lite0": Metric("lite0", *_KID, ("kid",)),
-    "pr-lite0": Metric("lite0", *_PR, _PR_COLUMNS),
+    "fd-lite0": Metric("lite0", *_FD, ("fd",), splits=tuple(SPLITS)),
+    "kid-lite0": Metric("lite0", *_KID, ("kid",), splits=tuple(SPLITS)),
+    "pr-lite0": Metric("lite0", *_PR, _PR_COLUMNS, splits=tuple(SPLITS)),
     "fid": Metric("inception-legacy", *_FD, ("fid",), moments=True),
     "kid": Metric("inception-legacy", *_KID_SUBSETS, ("kid",)),
     "pr": Metric("inception-legacy", *_PR, _PR_COLUMNS),
@@ -95,10 +102,6 @@ METRICS = {
     "fd-dinov2": Metric("dinov2", *_FD, ("fd",), moments=True),
 }
 OFFLINE = ("fd-lite0", "kid-lite0")  # need no download
-SPLITS = {  # references of the small protocol, and how tables call them
-    "train": "train",
-    "heldout": "held-out",
-}
 
 
 class ScoreKey(NamedTuple):
@@ -117,19 +120,18 @@ class ScoreKey(NamedTuple):
     @property
     def id(self) -> str:
         """Its name in records and CSV tables, such as "fd_lite0_128_train"."""
-        name = METRICS[self.metric].key(self.column)
+        name = f"{self.column}_{self._network.id_suffix}"
         return name if self.split == "all" else f"{name}_{self.split}"
 
     @property
     def title(self) -> str:
         """Its name for readers, such as "FD-lite0@128, held-out"."""
-        name = METRICS[self.metric].title(self.column)
-        return name if self.split == "all" else f"{name}, {self.split_title}"
+        return self.metric_title if self.split == "all" else f"{self.metric_title}, {self.split_title}"
 
     @property
     def metric_title(self) -> str:
         """The title without the split."""
-        return METRICS[self.metric].title(self.column)
+        return f"{COLUMNS[self.column].title}{self._network.title_suffix}"
 
     @property
     def split_title(self) -> str:
@@ -139,17 +141,23 @@ class ScoreKey(NamedTuple):
     @property
     def arrow(self) -> str:
         """Whether less (↓) or more (↑) is better."""
-        return "↓" if self.column in _TITLES else "↑"
+        return "↓" if COLUMNS[self.column].lower_is_better else "↑"
+
+    @property
+    def _network(self) -> FeatureNetwork:
+        return NETWORKS[METRICS[self.metric].network]
 
 
-def _all_keys() -> Iterator[ScoreKey]:
-    for name, metric in METRICS.items():
+def keys_of(names: Iterable[str]) -> Iterator[ScoreKey]:
+    """Every score of these metrics, in the order of tables."""
+    for name in names:
+        metric = METRICS[name]
         for column in metric.columns:
-            for split in ("train", "heldout") if metric.small else ("all",):
+            for split in metric.splits:
                 yield ScoreKey(name, column, split)
 
 
-SCORE_KEYS = tuple(_all_keys())  # every score that can be had, in the order of tables
+SCORE_KEYS = tuple(keys_of(METRICS))  # every score that can be had
 _KEYS_BY_ID = {key.id: key for key in SCORE_KEYS}
 
 
@@ -164,19 +172,22 @@ def score_key(name: str) -> ScoreKey:
     return _KEYS_BY_ID[name]
 
 
-def parse_metrics(names):
-    """`"fid,kid"`, or a sequence of names → `{name: Metric}` in the given order.
+def parse_metrics(names: str | Iterable[str]) -> dict[str, Metric]:
+    """Metrics by name, in the given order.
+
+    Args:
+        names: `"fid,kid"`, or several names.
 
     Raises:
         UserError: no name, or one that is unknown.
     """
-    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
-    for name in names:
+    given = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    for name in given:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-    if not names:
+    if not given:
         raise UserError(f"no metric was given; choose from {', '.join(METRICS)}.")
-    return {name: METRICS[name] for name in names}
+    return {name: METRICS[name] for name in given}
 
 
 @dataclass(frozen=True)
@@ -204,8 +215,8 @@ class ScoreValue:
         return {name: part for name, part in asdict(self).items() if part is not None}
 
     @classmethod
-    def from_dict(cls, entry: dict) -> "ScoreValue":
-        """Undo `to_dict`; records before version 0.2 say "floor" and "ceiling" for the two limits."""
+    def from_dict(cls, entry: dict[str, float]) -> "ScoreValue":
+        """Undo `to_dict`; records before version 0.2 call the two limits "floor" and "ceiling"."""
         return cls(**{_OLD_PARTS.get(name, name): part for name, part in entry.items()})
 
 

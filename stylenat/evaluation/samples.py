@@ -1,85 +1,235 @@
-"""Generated images the way a score takes them, wherever they come from."""
+"""Generated images the way a score takes them, whether a generator, a dataset or a tensor holds them."""
 
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from stylenat.data.dataset import ImageDataset
 from stylenat.errors import UserError
-from stylenat.features.networks import FEATURE_BATCH
+from stylenat.evaluation.distances import Moments
+from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
+from stylenat.models.base import Generator
 from stylenat.progress import progress
 from stylenat.sampling.sample import sample_batches
 
 PROGRESS_FROM = 1000  # images
+SEEDS_APART = 10**6  # the images of seed s begin at seed s · 10⁶
+PARTS = 10  # independent moments of generated images, for the interval
 
 
-class Images:
-    """Generated images: a generator's by seed, a dataset's (a folder or zip of samples) or a tensor's.
+class Samples(ABC):
+    """Generated images in a fixed order.
 
-    Args:
-        source: a generator, an `ImageDataset`, or uint8 `(N, 3, R, R)`.
-        seed: image i of a generator is of seed `seed * 10**6 + i`.
-        truncation_psi, batch_size: of a generator.
+    Attributes:
+        resolution: pixels a side, R.
+        device: where their features are computed.
+        available: how many there are; None where they are made on demand.
     """
 
-    def __init__(self, source, seed=0, truncation_psi=1.0, batch_size=32):
-        self.source, self.seed, self.psi, self.batch_size = source, seed, truncation_psi, batch_size
-        self.generated = isinstance(source, torch.nn.Module)
-        self.resolution = source.shape[-1] if isinstance(source, torch.Tensor) else source.resolution
-        self.available = None if self.generated else len(source)
+    resolution: int
+    device: torch.device
+    available: int | None
 
-    @property
-    def device(self):
-        """Where features are computed: the generator's or tensor's device."""
-        if self.generated:
-            return next(self.source.parameters()).device
-        return self.source.device if isinstance(self.source, torch.Tensor) else torch.device("cpu")
+    @abstractmethod
+    def check(self, count: int, resolution: int) -> None:
+        """Check that there are `count` images of a resolution.
 
-    def check(self, count, resolution):
-        """Refuses fewer than `count` images, or any but uint8 `(3, resolution, resolution)`."""
-        if isinstance(self.source, torch.Tensor):
-            shape = (3, resolution, resolution)
-            wrong = self.source.dtype != torch.uint8 or tuple(self.source.shape[1:]) != shape
-            if wrong or len(self.source) < count:
-                raise UserError(
-                    f"images to score are {self.source.dtype} {tuple(self.source.shape)}; this dataset "
-                    f"needs torch.uint8 ({count} or more, 3, {resolution}, {resolution})."
-                )
-        elif self.resolution != resolution:
-            raise UserError(
-                f"the generator's resolution {self.resolution} is not the dataset's {resolution}; open the "
-                f"dataset at {self.resolution}."
-            )
-        elif self.available is not None and self.available < count:
-            raise UserError(
-                f"{self.source.source} has {self.available} images and the score takes {count}: give more"
-            )
+        Raises:
+            UserError: there are not.
+        """
 
-    def batches(self, count):
-        """The first `count` images in batches, uint8; a generator's show their progress."""
-        if self.generated:
-            first = self.seed * 10**6
-            seeds = range(first, first + count)
-            made = sample_batches(self.source, seeds, truncation_psi=self.psi, batch_size=self.batch_size)
-            if count > PROGRESS_FROM:
-                made = progress(made, total=-(-count // self.batch_size), unit="batch", desc="generate")
-            return made
-        if isinstance(self.source, torch.Tensor):
-            return iter(self.source[:count].split(FEATURE_BATCH))
-        return (self.source.stack(part) for part in batched(range(count)))
+    @abstractmethod
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """The first `count` images, uint8 `(b, 3, R, R)`, batch by batch."""
 
-    def told(self, count):
+    @abstractmethod
+    def description(self, count: int) -> str:
         """Which images the first `count` are, for the protocol."""
-        if self.generated:
-            first = self.seed * 10**6
-            return f"seeds {first} to {first + count - 1}"
-        if isinstance(self.source, ImageDataset):
-            return f"images of manifest {self.source.manifest}"
+
+    def protocol(self) -> dict[str, Any]:
+        """What all the images depend on besides their source."""
+        return {}
+
+
+class _FromGenerator(Samples):
+    """A generator's images by seed."""
+
+    available = None
+
+    def __init__(self, generator: Generator, seed: int, truncation_psi: float, batch_size: int) -> None:
+        self.generator = generator
+        self.resolution = generator.resolution
+        self.device = generator.device
+        self.seed = seed
+        self.truncation_psi = truncation_psi
+        self.batch_size = batch_size
+
+    def check(self, count: int, resolution: int) -> None:
+        if self.resolution != resolution:
+            raise _other_resolution("the generator's", self.resolution, resolution)
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        made = sample_batches(
+            self.generator,
+            self._seeds(count),
+            truncation_psi=self.truncation_psi,
+            batch_size=self.batch_size,
+        )
+        if count > PROGRESS_FROM:
+            total = -(-count // self.batch_size)
+            return iter(progress(made, total=total, unit="batch", desc="generate"))
+        return made
+
+    def description(self, count: int) -> str:
+        seeds = self._seeds(count)
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+
+    def protocol(self) -> dict[str, Any]:
+        return {"seed": self.seed, "truncation_psi": self.truncation_psi}
+
+    def _seeds(self, count: int) -> range:
+        first = self.seed * SEEDS_APART
+        return range(first, first + count)
+
+
+class _FromDataset(Samples):
+    """The images of a folder or zip, in name order."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+        self.resolution = dataset.resolution
+        self.available = len(dataset)
+
+    def check(self, count: int, resolution: int) -> None:
+        if self.resolution != resolution:
+            raise _other_resolution("the samples'", self.resolution, resolution)
+        if len(self.dataset) < count:
+            raise UserError(
+                f"{self.dataset.source} has {len(self.dataset)} images and the score takes {count}: give more"
+            )
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        return dataset_batches(self.dataset, range(count))
+
+    def description(self, count: int) -> str:
+        return f"images of manifest {self.dataset.manifest}"
+
+
+class _FromTensor(Samples):
+    """Images in memory, uint8 `(N, 3, R, R)`."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self.resolution = images.shape[-1]
+        self.device = images.device
+        self.available = len(images)
+
+    def check(self, count: int, resolution: int) -> None:
+        wrong_shape = tuple(self.images.shape[1:]) != (3, resolution, resolution)
+        if self.images.dtype != torch.uint8 or wrong_shape or len(self.images) < count:
+            raise UserError(
+                f"images to score are {self.images.dtype} {tuple(self.images.shape)}; this dataset "
+                f"needs torch.uint8 ({count} or more, 3, {resolution}, {resolution})."
+            )
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        return iter(self.images[:count].split(FEATURE_BATCH))
+
+    def description(self, count: int) -> str:
         return "images handed in"
 
-    def protocol(self):
-        """What all of a generator's images depend on besides the generator."""
-        return {"seed": self.seed, "truncation_psi": self.psi} if self.generated else {}
+
+def as_samples(
+    source: Generator | ImageDataset | Tensor,
+    seed: int = 0,
+    truncation_psi: float = 1.0,
+    batch_size: int = 32,
+) -> Samples:
+    """The samples that a source holds.
+
+    Args:
+        source: a generator in eval mode, a dataset of generated images, or uint8 `(N, 3, R, R)`.
+        seed: image i of a generator is of seed `seed · 10⁶ + i`.
+        truncation_psi: of a generator, see `sampling.sample.truncate`.
+        batch_size: images that a generator makes at once.
+    """
+    if isinstance(source, nn.Module):
+        return _FromGenerator(source, seed, truncation_psi, batch_size)
+    if isinstance(source, Tensor):
+        return _FromTensor(source)
+    return _FromDataset(source)
 
 
-def batched(items):
-    """`items` in the batches that feature networks take."""
-    return [items[first : first + FEATURE_BATCH] for first in range(0, len(items), FEATURE_BATCH)]
+def sample_features(
+    samples: Samples, count: int, networks: Mapping[str, FeatureNetwork], moments: Set[str]
+) -> dict[str, Tensor | list[Moments]]:
+    """Features of the first `count` samples by several networks; the images are made once for all.
+
+    Args:
+        samples: the images.
+        count: how many.
+        networks: by name.
+        moments: names of networks whose mean and covariance are enough: their features are summed up as they
+            come, if there are enough for `PARTS`.
+
+    Returns:
+        By name features `(count, D)`, or `PARTS` independent `Moments`.
+    """
+    copies = itertools.tee(samples.batches(count), len(networks))  # read in step: no more than a batch waits
+    streams = []
+    for network, batches in zip(networks.values(), copies, strict=True):
+        streams.append(network.stream(batches, samples.device))
+    many = count >= PARTS * FEATURE_BATCH
+    found: dict[str, _Rows | _Parts] = {}
+    for name in networks:
+        found[name] = _Parts() if many and name in moments else _Rows()
+    for batch in zip(*streams, strict=True):
+        for collected, features in zip(found.values(), batch, strict=True):
+            collected.add(features)
+    return {name: collected.result() for name, collected in found.items()}
+
+
+class _Rows:
+    """Features that stay in memory."""
+
+    def __init__(self) -> None:
+        self._batches: list[Tensor] = []
+
+    def add(self, features: Tensor) -> None:
+        self._batches.append(features)
+
+    def result(self) -> Tensor:
+        return torch.cat(self._batches)
+
+
+class _Parts:
+    """Features that are summed up in `PARTS` moments, a batch to each in turn."""
+
+    def __init__(self) -> None:
+        self._parts = [Moments() for _ in range(PARTS)]
+        self._turn = itertools.cycle(self._parts)
+
+    def add(self, features: Tensor) -> None:
+        next(self._turn).update(features)
+
+    def result(self) -> list[Moments]:
+        return self._parts
+
+
+def dataset_batches(dataset: ImageDataset, positions: Sequence[int] | np.ndarray) -> Iterator[Tensor]:
+    """The images at these positions in the batches that feature networks take, uint8 `(b, 3, R, R)`."""
+    for first in range(0, len(positions), FEATURE_BATCH):
+        yield dataset.stack(positions[first : first + FEATURE_BATCH])
+
+
+def _other_resolution(whose: str, found: int, resolution: int) -> UserError:
+    return UserError(
+        f"{whose} resolution {found} is not the dataset's {resolution}; open the dataset at {found}."
+    )

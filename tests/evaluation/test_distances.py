@@ -14,7 +14,7 @@ from stylenat.evaluation.distances import (
     kernel_distance_subsets,
     precision_recall,
 )
-from stylenat.evaluation.intervals import interval
+from stylenat.evaluation.intervals import interval, intervals
 from stylenat.evaluation.memorization import memorization
 
 
@@ -231,27 +231,28 @@ def test_dropped_modes_lower_recall_and_noise_lowers_precision():
 # Intervals
 
 
+def precision(real, fake):
+    return precision_recall(real, fake)["precision"]
+
+
 @pytest.mark.parametrize(
     "statistic, spread",
-    [(frechet_distance, 1.3), (kernel_distance, 1.3), (precision_recall, 1.0)],
+    [(frechet_distance, 1.3), (kernel_distance, 1.3), (precision, 1.0)],
     ids=["frechet", "kernel", "precision"],
 )
 def test_intervals_cover_the_true_mean(statistic, spread):
     def draw(seed):
         return statistic(normal(seed, 80, 6), normal(10**6 + seed, 100, 6) * spread)
 
-    def first(result):
-        return result["precision"] if isinstance(result, dict) else result
-
-    truth = [first(draw(seed)) for seed in range(300)]
+    truth = [draw(seed) for seed in range(300)]
     found = [
-        first(interval(statistic, normal(seed, 80, 6), normal(10**6 + seed, 100, 6) * spread))
+        interval(statistic, normal(seed, 80, 6), normal(10**6 + seed, 100, 6) * spread)
         for seed in range(1000, 1040)
     ]
     error = np.mean([i.error**2 for i in found]) ** 0.5
     assert 0.8 < error / np.std(truth) < 1.3
     assert np.mean([i.low < np.mean(truth) < i.high for i in found]) >= 0.85
-    assert found[0].value == first(draw(1000))
+    assert found[0].value == draw(1000)
     for end in (found[0].value - found[0].low, found[0].high - found[0].value):
         assert end == pytest.approx(2.086 * found[0].error, rel=1e-3)  # Student's t, 20 degrees of freedom
 
@@ -270,9 +271,11 @@ def test_intervals_of_moments_and_of_features_agree():
 
 def test_intervals_repeat_and_keep_names():
     real, fake = normal(0, 50, 3), normal(1, 41, 3)
-    scores = interval(precision_recall, real, fake, seed=1)
+    scores = intervals(precision_recall, real, fake, seed=1)
     assert {name: i.value for name, i in scores.items()} == precision_recall(real, fake)
-    assert scores == interval(precision_recall, real, fake, seed=1) != interval(precision_recall, real, fake)
+    assert scores == intervals(precision_recall, real, fake, seed=1)
+    assert scores != intervals(precision_recall, real, fake)
+    assert interval(precision, real, fake, seed=1) == scores["precision"]
 
 
 # Memorization
@@ -316,7 +319,7 @@ def test_nothing_is_put_on_the_default_device():
         groups = [Moments().update(part) for part in train.numpy().reshape(10, 4, 4)]
         assert frechet_distance(sum(groups, Moments()), fake) == pytest.approx(frechet_distance(train, fake))
         assert kernel_distance_subsets(train, fake, 2, 20)[1] > 0
-        assert interval(precision_recall, train, fake)["recall"].error > 0
+        assert intervals(precision_recall, train, fake)["recall"].error > 0
         assert memorization(train, fake, fake).distances.isfinite().all()
 
 

