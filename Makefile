@@ -1,5 +1,5 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
-# make test        lint, tests, notebooks
+# make test        lint, types, tests, notebooks
 # make coverage    what the tests reach, line by line in htmlcov/
 # make bench       every step next to its matmul time; BASE=COMMIT measures that one too, CASES="step-64" these alone
 # make pages       docs/ and the performance figure from the numbers that are kept in results/
@@ -48,6 +48,7 @@ results: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/pytest
 	workspace=$$(mktemp -d) && cp -R results README.md $$workspace && \
 	STYLENAT_WORKSPACE=$$workspace $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks; \

@@ -25,6 +25,7 @@ from stylenat.progress import progress
 
 if TYPE_CHECKING:
     from stylenat.checkpoints.run import Run
+    from stylenat.evaluation.metrics import Score
     from stylenat.features.networks import FeatureNetwork
 
 # Names of modules that import torch, repeated for the help; a test compares them.
@@ -165,7 +166,7 @@ def evaluate_command(
     networks = _feature_networks(weights, sha256, download)
     if data:
         scored = open_images(source, pick_device(device))
-        score = evaluate(
+        score: Score | None = evaluate(
             scored,
             open_reference(data, scored.resolution),
             metric or OFFLINE,
@@ -180,7 +181,7 @@ def evaluate_command(
         record = score_run(run, device, metrics=metric or (), count=count, networks=networks)
         score = record.score
         print(score, record.memorization, sep="\n")
-    if json_path:
+    if json_path and score:
         write_atomically(json_path, json.dumps(score.to_dict(), indent=1) + "\n")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from stylenat.attention.partitions import HeadPartition
-from stylenat.attention.reference import axis_window
+from stylenat.attention.reference import axis_window, partition_shares
 
 _TILE = 8
 _BLOCK = 128  # tokens of a block of the mask: FlexAttention's own
@@ -34,12 +34,9 @@ def attend(
     scale: float,
 ) -> Tensor:
     """Attention of all partitions; see `neighborhood_attention`."""
-    heads = [part.heads for part in partitions]
     outputs = []
-    for own_q, own_k, own_v, part, table in zip(
-        q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True
-    ):
-        outputs.append(_attend(own_q, own_k, own_v, part, table, scale))
+    for share, part, table in zip(partition_shares(q, k, v, partitions), partitions, bias, strict=True):
+        outputs.append(_attend(*share, part, table, scale))
     return torch.cat(outputs, 3)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stylenat.attention.partitions import HeadPartition
+from stylenat.attention.reference import partition_shares
 from stylenat.errors import UserError
 
 
@@ -34,9 +35,8 @@ def attend(
         raise UserError("attention backend 'natten' needs NATTEN: see README, \"On a GPU\", or take tiled")
     from natten import na2d
 
-    heads = [part.heads for part in partitions]
     outputs = []
-    for *qkv, part in zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, strict=True):
-        own = [x.contiguous() for x in qkv]  # (B, H, W, heads_p, head_dim) each
+    for share, part in zip(partition_shares(q, k, v, partitions), partitions, strict=True):
+        own = [x.contiguous() for x in share]  # (B, H, W, heads_p, head_dim) each
         outputs.append(na2d(*own, kernel_size=part.kernel_size, dilation=part.dilation, scale=scale))
     return torch.cat(outputs, 3)

@@ -1,6 +1,6 @@
 """Neighborhood attention straight from its definition: slow, obvious, the oracle of every other backend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ def axis_window(
     return window * dilation + residue[:, None], window - member[:, None]
 
 
+def partition_shares(
+    q: Tensor, k: Tensor, v: Tensor, partitions: Sequence[HeadPartition]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each partition the queries, keys and values of its heads, `(B, H, W, heads_p, c)` each."""
+    heads = [part.heads for part in partitions]
+    yield from zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), strict=True)
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -44,12 +52,11 @@ def attend(
     scale: float,
 ) -> Tensor:
     """Attention of all partitions; see `neighborhood_attention`."""
-    heads = [part.heads for part in partitions]
     outputs = []
-    for own_q, own_k, own_v, part, table in zip(
-        (q * scale).split(heads, 3), k.split(heads, 3), v.split(heads, 3), partitions, bias, strict=True
+    for share, part, table in zip(
+        partition_shares(q * scale, k, v, partitions), partitions, bias, strict=True
     ):
-        outputs.append(_attend(own_q, own_k, own_v, part, table))
+        outputs.append(_attend(*share, part, table))
     return torch.cat(outputs, 3)
 
 

@@ -97,7 +97,7 @@ class Run:
     # Snapshots
 
     def snapshots(self) -> list[int]:
-        """nimg of every snapshot, in order."""
+        """The nimg of every snapshot, in order."""
         states = self._states()
         newest = int(states[-1].name) if states else 0  # a stop between the two writes leaves one too many
         found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
@@ -147,7 +147,7 @@ class Run:
         return tensors, self.info()
 
     def info(self) -> dict[str, Any]:
-        """nimg, seconds, peak memory and provenance at the newest training state.
+        """The nimg, seconds, peak memory and provenance at the newest training state.
 
         Raises:
             UserError: there is none, or it is damaged.

@@ -9,27 +9,53 @@ from stylenat.evaluation.distances import BLOCK, Features, as_matrices, check_co
 RARE = 20  # memorization's threshold: one in 20 held-out images is nearer to a training image
 
 
+@dataclass(frozen=True)
+class CopyShare:
+    """How many samples are nearer to a training image than all but 5 % of held-out images are.
+
+    The share is `expected` ± `error` if samples are draws from the held-out images' distribution, and copies
+    raise it. A low share proves nothing: bad images are far from everything.
+
+    Attributes:
+        share: of the samples.
+        expected: the share without copies.
+        error: one standard deviation of that.
+    """
+
+    share: float
+    expected: float
+    error: float
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the share exceeds what chance gives by two standard deviations."""
+        return self.share > self.expected + 2 * self.error
+
+    def __str__(self) -> str:
+        verdict = (
+            "More than chance gives: look for copies among the nearest neighbors."
+            if self.is_suspicious
+            else "No sign of copies; but poor samples are far from every image, whatever they learned from."
+        )
+        return (
+            f"{self.share:.1%} of samples are nearer to a training image than all but 5 % of held-out "
+            f"images are; without copies {self.expected:.1%} ± {self.error:.1%} would be. {verdict}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Memorization:
     """Nearest training images of M generated ones.
 
-    `share` compares with `expected` ± `error` (one standard deviation), which it is if generated images are
-    draws from the held-out images' distribution; copies raise it. A low share proves nothing: bad images are
-    far from everything.
-
     Attributes:
         indices: of training images, `(M, neighbors)`, nearest first.
         distances: of their features, `(M, neighbors)`.
-        share: of generated images nearer to a training image than the nearest 5 % of held-out images are.
-        expected: the share of honest draws.
-        error: its standard deviation.
+        copies: how many of the generated images are suspiciously near.
     """
 
     indices: Tensor
     distances: Tensor
-    share: float
-    expected: float
-    error: float
+    copies: CopyShare
 
 
 def memorization(
@@ -38,7 +64,8 @@ def memorization(
     """The `Memorization` of generated images.
 
     A draw falls below the r-th smallest of h like ones with probability r / (h + 1), of m draws a number that
-    is beta-binomial, whatever the distribution. The median would drown copies in the honest half's noise.
+    is beta-binomial, whatever the distribution. With the median, half the images that are no copies would add
+    their noise.
 
     Args:
         train: features of training images `(N, D)`.
@@ -62,4 +89,4 @@ def memorization(
     share = (squares[:, 0] < usual.kthvalue(rank).values).double().mean().item()
     expected = rank / (h + 1)
     error = (expected * (1 - expected) * (h + 1 + m) / (m * (h + 2))) ** 0.5
-    return Memorization(indices, squares.sqrt(), share, expected, error)
+    return Memorization(indices, squares.sqrt(), CopyShare(share, expected, error))

@@ -17,7 +17,6 @@ from stylenat.models.build import build_discriminator
 from stylenat.paths import write_atomically
 from stylenat.progress import progress
 from stylenat.reporting.records import (
-    CopyShare,
     DatasetInfo,
     HistoryEntry,
     ParameterCounts,
@@ -74,7 +73,7 @@ def score_run(
         own = wanted if nimg == snapshots[-1] else OFFLINE
         score = evaluate(generator, dataset, own, count=count, networks=networks)
         entries.append(HistoryEntry(nimg, elapsed[nimg], score.values))
-    copies, _ = nearest_training_images(generator, dataset)
+    memorization, _ = nearest_training_images(generator, dataset)
 
     info = run.info()
     record = RunRecord(
@@ -91,7 +90,7 @@ def score_run(
         score=score,
         config=config.to_dict(),
         history=tuple(entries),
-        memorization=CopyShare(copies.share, copies.expected, copies.error),
+        memorization=memorization.copies,
         seconds=info["seconds"],
         peak_memory_bytes=info["peak_memory_bytes"],
         attention=tuple(info["attention"]) if "attention" in info else None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stylenat.errors import UserError
+from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
 from stylenat.paths import workspace, write_atomically
 
@@ -43,37 +44,6 @@ class HistoryEntry:
     nimg: int
     seconds: float
     values: ScoreValues
-
-
-@dataclass(frozen=True)
-class CopyShare:
-    """How many samples are nearer to a training image than held-out images usually are.
-
-    Attributes:
-        share: of the samples.
-        expected: the share without copies.
-        error: one standard deviation of that.
-    """
-
-    share: float
-    expected: float
-    error: float
-
-    @property
-    def is_suspicious(self) -> bool:
-        """Whether the share exceeds what chance gives by two standard deviations."""
-        return self.share > self.expected + 2 * self.error
-
-    def __str__(self) -> str:
-        verdict = (
-            "More than chance gives: look for copies among the nearest neighbors."
-            if self.is_suspicious
-            else "No sign of copies; but poor samples are far from every image, whatever they learned from."
-        )
-        return (
-            f"{self.share:.1%} of samples are nearer to a training image than all but 5 % of held-out "
-            f"images are; without copies {self.expected:.1%} ± {self.error:.1%} would be. {verdict}"
-        )
 
 
 @dataclass(frozen=True)

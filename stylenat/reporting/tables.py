@@ -108,7 +108,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _score_cell(value: ScoreValue | None) -> str:
-    """ "value ± error (real-vs-real – noise)", as far as it is known."""
+    """Such as "321.1 ± 7.5 (74.14 – 993)", as far as it is known."""
     if value is None:
         return "–"
     text = f"{_number(value.value)} ± {_number(value.error, 2)}"

@@ -254,7 +254,8 @@ def test_intervals_cover_the_true_mean(statistic, spread):
     assert np.mean([i.low < np.mean(truth) < i.high for i in found]) >= 0.85
     assert found[0].value == draw(1000)
     for end in (found[0].value - found[0].low, found[0].high - found[0].value):
-        assert end == pytest.approx(2.086 * found[0].error, rel=1e-3)  # Student's t, 20 degrees of freedom
+        # Student's t, 20 degrees of freedom
+        assert end == pytest.approx(2.086 * found[0].error, rel=1e-3)
 
 
 def test_intervals_of_moments_and_of_features_agree():
@@ -288,12 +289,12 @@ def test_nearest_training_images_by_loops():
     assert np.array_equal(found.indices, apart.argsort(1)[:, :2])
     np.testing.assert_allclose(found.distances, np.sort(apart, 1)[:, :2])
     usual = np.sort(np.linalg.norm(heldout.numpy()[:, None] - train.numpy(), axis=2).min(1))
-    assert found.share == (apart.min(1) < usual[1]).mean() and found.expected == 2 / 40
+    assert found.copies.share == (apart.min(1) < usual[1]).mean() and found.copies.expected == 2 / 40
 
 
-def test_honest_fakes_have_the_expected_share():
-    found = [memorization(*normal(seed, 200, 5).split([60, 90, 50])) for seed in range(400)]
-    shares = np.array([f.share for f in found])
+def test_independent_fakes_have_the_expected_share():
+    found = [memorization(*normal(seed, 200, 5).split([60, 90, 50])).copies for seed in range(400)]
+    shares = np.array([copies.share for copies in found])
     assert found[0].expected == 4 / 91
     assert abs(shares.mean() - found[0].expected) < 4 * found[0].error / 400**0.5
     assert shares.std() == pytest.approx(found[0].error, rel=0.15)
@@ -302,12 +303,13 @@ def test_honest_fakes_have_the_expected_share():
 def test_planted_copies_are_found():
     train, heldout, fake = normal(0, 700, 8).split([300, 200, 200])
     planted = torch.cat([fake[:160], train[:40] + 0.01 * normal(1, 40, 8)])
-    honest, found = memorization(train, heldout, fake), memorization(train, heldout, planted)
-    assert abs(honest.share - honest.expected) < 3 * honest.error
-    assert found.share >= 0.2 and found.share > found.expected + 5 * found.error
+    usual = memorization(train, heldout, fake).copies
+    assert abs(usual.share - usual.expected) < 3 * usual.error
+    found = memorization(train, heldout, planted)
+    assert found.copies.share >= 0.2
+    assert found.copies.share > found.copies.expected + 5 * found.copies.error
     assert found.indices[160:, 0].tolist() == list(range(40)) and found.distances[160:, 0].max() < 0.1
-    far = memorization(train, heldout, fake + 100)
-    assert far.share == 0
+    assert memorization(train, heldout, fake + 100).copies.share == 0
 
 
 # Devices and refusals

@@ -214,10 +214,10 @@ def test_the_score_is_cleanfids_own(real, tmp_path):
 def test_copies_are_found_among_the_training_images(real):
     train, heldout = real.with_split("train"), real.with_split("heldout")
     found, made = nearest_training_images(train, real, count=20)
-    assert found.share == 1 and torch.equal(made, train.stack(range(20)))
+    assert found.copies.share == 1 and torch.equal(made, train.stack(range(20)))
     assert found.indices[:, 0].tolist() == list(range(20)) and (found.distances[:, 0] < 1e-3).all()
-    honest = nearest_training_images(heldout, real)[0]
-    assert honest.share <= honest.expected and honest.indices.shape == (36, 3)
+    independent = nearest_training_images(heldout, real)[0]
+    assert independent.copies.share <= independent.copies.expected and independent.indices.shape == (36, 3)
 
 
 # The command

@@ -10,7 +10,7 @@ from PIL import Image
 from stylenat.attention.partitions import Full, ShiftedWindows, parse_partitions
 from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
-from stylenat.evaluation.memorization import Memorization
+from stylenat.evaluation.memorization import CopyShare, Memorization
 from stylenat.figures import attention as parts
 from stylenat.figures import samples as sample_figures
 from stylenat.figures import style
@@ -113,7 +113,7 @@ def test_the_neighbors_figure_shows_the_nearest_pairs_first(tmp_path):
         save_png(tmp_path / f"{i}.png", image)
     distances = torch.tensor([[3.0, 4], [1, 2], [5, 6], [2, 3], [4, 4]])
     indices = torch.tensor([[0, 1], [8, 2], [3, 4], [5, 6], [7, 7]])
-    found = Memorization(indices, distances, share=0.0, expected=0.05, error=0.1)
+    found = Memorization(indices, distances, CopyShare(share=0.0, expected=0.05, error=0.1))
     figure = sample_figures.neighbors_figure(made, found, open_dataset(tmp_path, 8), rows=3)
     shown = cells(figure, 8, 3)
     rows = [(1, 8, 2), (3, 5, 6), (0, 0, 1)]

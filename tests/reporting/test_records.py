@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers import ROOT, make_record, refusal
 
+from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import ScoreKey
-from stylenat.reporting.records import CopyShare, RunRecord, load_records, read_record, write_record
+from stylenat.reporting.records import RunRecord, load_records, read_record, write_record
 
 FD_TRAIN = ScoreKey("fd-lite0", "fd", "train")
 OLD = ROOT / "tests" / "reporting" / "record_of_version_0_1.json"

@@ -10,8 +10,9 @@ import pytest
 from helpers import ROOT, make_record, make_score
 
 from stylenat.errors import UserError
+from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue
-from stylenat.reporting.records import CopyShare, DatasetInfo, write_record
+from stylenat.reporting.records import DatasetInfo, write_record
 from stylenat.reporting.tables import build_tables, published, side_by_side, update_readme
 
 PAPER = ROOT / "results" / "paper.csv"
