@@ -1,7 +1,7 @@
 """The published constants, as literals: of the paper, of StyleNAT's code and of StyleSwin's.
 
-Outputs of the published code, in test_golden.py, show the rest, but no epsilon, no start value and no setting of
-the training.
+Outputs of the published code, in test_golden.py, show the rest, but no epsilon, no start value and no setting
+of the training.
 """
 
 import math

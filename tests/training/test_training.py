@@ -329,6 +329,27 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, unbroken, tmp_
         assert [line[key] for line in unbroken.log()] == [line[key] for line in resumed.log()]
 
 
+def test_a_step_gets_the_training_images_in_random_order_and_half_of_them_mirrored(
+    config, tmp_path, monkeypatch
+):
+    step = Trainer.step
+    seen = []
+
+    def watched(self, images):
+        seen.append(images)
+        return step(self, images)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    train(config, tmp_path, "cpu")
+    dataset = open_dataset("noto-faces", 32, "train")
+    rng = np.random.default_rng((config.seed, 0))
+    order = rng.permutation(len(dataset))
+    mirrored = rng.random(len(dataset)) < 0.5
+    assert 0.3 < mirrored[:64].mean() < 0.7
+    expected = [dataset[i].flip(2) if mirrored[n] else dataset[i] for n, i in enumerate(order[:64])]
+    assert torch.equal(torch.cat(seen), torch.stack(expected))
+
+
 def test_a_run_leaves_everything_and_nothing_half_written(unbroken, config):
     assert unbroken.snapshots() == [32, 64]
     assert unbroken.config == config
