@@ -87,7 +87,11 @@ FAULTS = {
         "EMA keeps what it should take": ("weight = 1 - 0.5 **", "weight = 0.5 **"),
         "EMA's buffers not copied": ("average.copy_(value)", "pass"),
         "every step draws the same": ("[config.seed, self.nimg]", "[config.seed, 0]"),
-        "the seed does not count": ("[config.seed, self.nimg]", "[0, self.nimg]"),
+        "draws of every seed are the same": ("[config.seed, self.nimg]", "[0, self.nimg]"),
+        "first weights of every seed are the same": (
+            "torch.manual_seed(config.seed)",
+            "torch.manual_seed(0)",
+        ),
         "G sees the same latents at every step": (
             "self.discriminator.requires_grad_(False)\n",
             "self.discriminator.requires_grad_(False)\n        torch.manual_seed(0)\n",
@@ -138,6 +142,7 @@ FAULTS = {
         ),
     },
     "training/loop.py": {
+        "images of every seed in the same order": ("seed=config.seed, start", "seed=0, start"),
         "images not mirrored": (
             "seed=config.seed, start=trainer.nimg)",
             "seed=config.seed, start=trainer.nimg, flips=False)",

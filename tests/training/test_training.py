@@ -118,6 +118,11 @@ def test_the_whole_step_runs_on_meta(overrides):
     assert trainer.nimg == 16 and all(loss.device.type == "meta" for loss in losses.values())
 
 
+def test_the_seed_decides_the_first_weights(config):
+    weights = [Trainer(replace(config, seed=seed), "cpu").generator.state_dict() for seed in (0, 5, 5)]
+    assert same(weights[1], weights[2]) and not same(weights[0], weights[1])
+
+
 def test_a_step_moves_what_it_should(config):
     trainer = Trainer(config, "cpu")
     before = {name: {k: v.clone() for k, v in s.items()} for name, s in trainer.state().items()}
@@ -340,9 +345,9 @@ def test_a_step_gets_the_training_images_in_random_order_and_half_of_them_mirror
         return step(self, images)
 
     monkeypatch.setattr(Trainer, "step", watched)
-    train(config, tmp_path, "cpu")
+    train(replace(config, seed=5), tmp_path, "cpu")
     dataset = open_dataset("noto-faces", 32, "train")
-    rng = np.random.default_rng((config.seed, 0))
+    rng = np.random.default_rng((5, 0))
     order = rng.permutation(len(dataset))
     mirrored = rng.random(len(dataset)) < 0.5
     assert 0.3 < mirrored[:64].mean() < 0.7
