@@ -40,7 +40,7 @@ SETTINGS = {
 }
 # nimg of the steps: with R1, without, and with R1 again where rates fall and the average is at its length.
 STEPS = (0, 8, 256)
-TOLERANCE = 1e-5  # images are normalized in float32, which leaves about 1e-7
+TOLERANCE = 1e-7  # measured: below 1e-9
 
 
 # --- Augmentation, image by image
@@ -148,9 +148,10 @@ class ByHand:
     def step(self, images, nimg):
         """One step; returns the losses, and leaves the last gradients in `grad_d` and `grad_g`."""
         torch.manual_seed(int(np.random.SeedSequence([SEED, nimg]).generate_state(1)[0]))
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-        real = (images / 255 - mean) / deviation
+        # Images alone are computed in float32 and then widened, as the package's are.
+        mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float32).view(1, 3, 1, 1)
+        deviation = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float32).view(1, 3, 1, 1)
+        real = ((images.float() / 255 - mean) / deviation).double()
         decay = 1.0 if nimg < 0.775 * 320 else (320 - nimg) / (320 * 0.225)
         losses = {"loss_d": self.discriminator_step(real, decay)}
         if nimg // BATCH % 16 == 0:
