@@ -4,12 +4,14 @@ Outputs of the published code, in test_golden.py, show the rest, but no epsilon,
 of the training.
 """
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from stylenat.config import Config
 from stylenat.images import denormalize, normalize
 from stylenat.models.build import build_discriminator, build_generator
 from stylenat.models.discriminator import Discriminator, minibatch_deviation, spectral_norm
@@ -217,6 +219,13 @@ def test_the_published_schedule(preset):
     assert {name: getattr(config, name) for name in SCHEDULE} == SCHEDULE
     # The decay of a step of 64 images; 0.5^(32 / 10,000) in StyleSwin's code, whatever the batch.
     assert 0.5 ** (64 / config.ema_half_life) == pytest.approx(0.5 ** (32 / 10_000))
+
+
+def test_the_defaults_are_the_published_settings():
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    expected = SCHEDULE | {"head_dim": 32, "min_heads": 4}
+    del expected["nimg"]  # has no default
+    assert {name: defaults[name] for name in expected} == expected
 
 
 def test_the_published_optimizers():
