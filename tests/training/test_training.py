@@ -118,6 +118,11 @@ def test_the_whole_step_runs_on_meta(overrides):
     assert trainer.nimg == 16 and all(loss.device.type == "meta" for loss in losses.values())
 
 
+def test_the_seed_decides_the_first_weights(config):
+    weights = [Trainer(replace(config, seed=seed), "cpu").generator.state_dict() for seed in (0, 5, 5)]
+    assert same(weights[1], weights[2]) and not same(weights[0], weights[1])
+
+
 def test_a_step_moves_what_it_should(config):
     trainer = Trainer(config, "cpu")
     before = {name: {k: v.clone() for k, v in s.items()} for name, s in trainer.state().items()}
@@ -327,6 +332,27 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, unbroken, tmp_
     assert [line["nimg"] for line in unbroken.log()] == [line["nimg"] for line in resumed.log()]
     for key in ("loss_d", "loss_g"):
         assert [line[key] for line in unbroken.log()] == [line[key] for line in resumed.log()]
+
+
+def test_a_step_gets_the_training_images_in_random_order_and_half_of_them_mirrored(
+    config, tmp_path, monkeypatch
+):
+    step = Trainer.step
+    seen = []
+
+    def watched(self, images):
+        seen.append(images)
+        return step(self, images)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    train(replace(config, seed=5), tmp_path, "cpu")
+    dataset = open_dataset("noto-faces", 32, "train")
+    rng = np.random.default_rng((5, 0))
+    order = rng.permutation(len(dataset))
+    mirrored = rng.random(len(dataset)) < 0.5
+    assert 0.3 < mirrored[:64].mean() < 0.7
+    expected = [dataset[i].flip(2) if mirrored[n] else dataset[i] for n, i in enumerate(order[:64])]
+    assert torch.equal(torch.cat(seen), torch.stack(expected))
 
 
 def test_a_run_leaves_everything_and_nothing_half_written(unbroken, config):
