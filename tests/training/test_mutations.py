@@ -85,7 +85,7 @@ FAULTS = {
             "self.config.ema_half_life",
         ),
         "EMA keeps what it should take": ("weight = 1 - 0.5 **", "weight = 0.5 **"),
-        "EMA's buffers not copied": ("average.copy_(value)", "pass"),
+        "EMA's buffers not copied": ("buffer.copy_(latest)", "pass"),
         "every step draws the same": ("[config.seed, self.nimg]", "[config.seed, 0]"),
         "draws of every seed are the same": ("[config.seed, self.nimg]", "[0, self.nimg]"),
         "first weights of every seed are the same": (
@@ -121,10 +121,13 @@ FAULTS = {
         "contrast 0.9 to 1.1": ("_uniform(images, 0.5, 1.5)", "_uniform(images, 0.9, 1.1)"),
         "brightness ± 0.25": ("_uniform(images, -0.5, 0.5)", "_uniform(images, -0.25, 0.25)"),
         "translation by 1/16": (
-            "round(height / 8), round(width / 8)",
-            "round(height / 16), round(width / 16)",
+            "round(height / 8)\n    across = round(width / 8)",
+            "round(height / 16)\n    across = round(width / 16)",
         ),
-        "cutout of a quarter": ("size = height // 2, width // 2", "size = height // 4, width // 4"),
+        "cutout of a quarter": (
+            "cut_height = height // 2\n    cut_width = width // 2",
+            "cut_height = height // 4\n    cut_width = width // 4",
+        ),
         "no flip": ("translate(flip(images))", "translate(images)"),
         "no translation": ("translate(flip(images))", "flip(images)"),
         "no colors": ("cutout(recolor(translate(flip(images))))", "cutout(translate(flip(images)))"),
@@ -133,12 +136,12 @@ FAULTS = {
         "flips a quarter": ("_uniform(images, 0, 1) < 0.5", "_uniform(images, 0, 1) < 0.25"),
         "one draw for the whole batch": ("torch.empty(len(images), 1, 1, 1,", "torch.empty(1, 1, 1, 1,"),
         "saturation about the image's mean": (
-            "images.mean(dim=1, keepdim=True)",
-            "images.mean(dim=(1, 2, 3), keepdim=True)",
+            "bright.mean(dim=1, keepdim=True)",
+            "bright.mean(dim=(1, 2, 3), keepdim=True)",
         ),
         "contrast about each channel's mean": (
-            "images.mean(dim=(1, 2, 3), keepdim=True)",
-            "images.mean(dim=(2, 3), keepdim=True)",
+            "colored.mean(dim=(1, 2, 3), keepdim=True)",
+            "colored.mean(dim=(2, 3), keepdim=True)",
         ),
     },
     "training/loop.py": {
