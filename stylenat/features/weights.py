@@ -174,6 +174,8 @@ def _difference(file: WeightFile, content: bytes, actual: str, expected: str) ->
     return f"holds {size} with sha256 {actual}, expected {expected}: {verdict}"
 
 
+# Not torch.hub.download_url_to_file: it has no timeout, and a process that is killed leaves its unchecked
+# `.partial` file on the disk. Here the content is checked in memory first.
 def _download(file: WeightFile, url: str, target: Path, expected: str) -> bytes:
     parts = []
     try:
