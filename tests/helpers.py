@@ -19,6 +19,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue, values_to_dict
 from stylenat.features.networks import NETWORKS
 from stylenat.images import normalize
+from stylenat.models.base import Generator, Stage
 from stylenat.reporting.records import DatasetInfo, ParameterCounts, RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +82,32 @@ class Painter(nn.Module):
     def synthesis(self, z):
         images = (z.view(-1, 3, 4, 4).sigmoid() * 255).round().to(torch.uint8)
         return normalize(images.repeat_interleave(8, 2).repeat_interleave(8, 3)) * self.spread
+
+
+class Plain(Generator):
+    """A generator without attention: colors of 4 × 4 fields at every level, added up."""
+
+    def __init__(self):
+        super().__init__((4, 8, 16, 32), (3, 3, 3, 3), latent_dim=8)
+        self.fields = nn.ModuleList(nn.Linear(8, 48) for _ in self.resolutions)
+
+    @property
+    def num_styles(self):
+        return len(self.fields)
+
+    def first_style(self, resolution):
+        return self.level_index(resolution)
+
+    def mapping(self, z):
+        return z
+
+    def synthesis(self, w):
+        plus = w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w
+        colors = [field(plus[:, i]) for i, field in enumerate(self.fields)]
+        return nn.functional.interpolate(sum(colors).view(-1, 3, 4, 4), size=32)
+
+    def stages(self):
+        return [Stage(side, (field,)) for side, field in zip(self.resolutions, self.fields, strict=True)]
 
 
 def quarter_means(module, images):

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from stylenat import neighborhood_attention, open_dataset
+from stylenat.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -154,6 +155,22 @@ def test_names_of_the_package_in_running_text_exist(name):
             found = getattr(found, part)
         except AttributeError:
             found = importlib.import_module(f"{found.__name__}.{part}")
+
+
+def first_cells(head):
+    """The first cells of README's table whose first title is `head`."""
+    rows = README.split(f"\n| {head} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [row.split("|")[1] for row in rows]
+
+
+def test_every_metric_is_in_the_table_of_metrics():
+    listed = re.findall(r"`([^`]+)`", " ".join(first_cells("metric")))
+    assert listed == list(METRICS)
+
+
+def test_every_notebook_is_in_the_table_of_notebooks():
+    listed = re.findall(r"\]\(notebooks/([^)]+)\)", " ".join(first_cells("notebook")))
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_linked_files_exist():

@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # scripts/bench.py also counts an older commit's products, wh
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.convolution, aten.convolution_backward)
 _DENSE = (aten.mm, aten.addmm, *_CONVOLUTIONS)
-_GROUPS = {aten.convolution: 8, aten.convolution_backward: 9}  # where `groups` stands among the arguments
+# Where the weight and `groups` stand among the arguments.
+_WEIGHT = {aten.convolution: 1, aten.convolution_backward: 2}
+_GROUPS = {aten.convolution: 8, aten.convolution_backward: 9}
 
 
 class Shape(NamedTuple):
@@ -86,12 +88,23 @@ class Recorder(TorchDispatchMode):
         for leaf in tree_leaves((arguments, out)):
             if isinstance(leaf, torch.Tensor):
                 size += leaf.numel() * leaf.element_size()
-        groups = arguments[_GROUPS[packet]] if packet in _CONVOLUTIONS else 1
-        dense = packet in _DENSE and groups == 1  # the fixed filters are convolutions of one channel each
+        dense = packet in _DENSE and not _is_filter(packet, arguments)
         if packet is aten.addmm:  # the product alone is timed, without adding the bias
             frozen = _freeze(arguments[1:])
             return Product(aten.mm.default, frozen, flops // 2, size, self.level, dense)
         return Product(operator, _freeze(arguments), flops // 2, size, self.level, dense)
+
+
+def _is_filter(packet: Any, arguments: tuple) -> bool:
+    """Whether it is a fixed filter: a convolution of every channel by itself.
+
+    Groups of more channels are modulated convolutions, an image a group (StyleGAN2, appendix B).
+    """
+    if packet not in _CONVOLUTIONS:
+        return False
+    groups = arguments[_GROUPS[packet]]
+    channels = arguments[_WEIGHT[packet]].shape[1]  # of a group
+    return groups > 1 and channels == 1
 
 
 def _freeze(arguments: tuple) -> tuple:

@@ -15,6 +15,7 @@ from stylenat.checkpoints.model_card import model_card
 from stylenat.checkpoints.published import NETWORKS, Tensors, published_contents
 from stylenat.checkpoints.tensors import save_tensors
 from stylenat.errors import UserError
+from stylenat.models.base import Generator
 from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace, write_atomically
 from stylenat.reporting.records import read_record
@@ -40,7 +41,8 @@ def convert(
         The path of the target.
 
     Raises:
-        UserError: as of `load_generator`; a target that exists and is no model folder.
+        UserError: as of `load_generator`; a target that exists and is no model folder; a `.pt` of a generator
+            other than StyleNAT's, for which there is no published layout.
     """
     checkpoint = open_checkpoint(source)
     path = Path(target).expanduser()
@@ -57,6 +59,8 @@ def convert(
     else:
         networks |= {name: checkpoint.tensors(name) for name in names[1:]}
     if as_pt:
+        if not isinstance(generator, StyleNAT):
+            raise UserError(f"{path}: only StyleNAT's generator has a layout as .pt; give a folder")
         buffer = io.BytesIO()
         torch.save(published_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
         write_atomically(path, buffer.getvalue())
@@ -80,7 +84,7 @@ def _check_target(path: Path, as_pt: bool) -> None:
         raise UserError(f"{path} exists already and is no model folder: give a new one")
 
 
-def _facts(checkpoint: Checkpoint, generator: StyleNAT, networks: Mapping[str, Tensors]) -> dict[str, Any]:
+def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, Tensors]) -> dict[str, Any]:
     """What `model.json` holds: all that is known of a model."""
     known = {key: value for key, value in checkpoint.facts.items() if key not in ("partitions", "files")}
     config = known.get("config", {})
@@ -92,17 +96,30 @@ def _facts(checkpoint: Checkpoint, generator: StyleNAT, networks: Mapping[str, T
             known |= {name: recorded[name] for name in ("score", "dataset", "minutes", "device", "commit")}
     if checkpoint.path.is_file():
         known.setdefault("source_sha256", _sha256(checkpoint.path))
+    if isinstance(generator, StyleNAT):
+        own: dict[str, Any] = {"partitions": [format_partitions(level) for level in generator.partitions]}
+    else:
+        own = {"generator": type(generator).__name__}
     return {
         **known,
         "resolution": generator.resolution,
         "widths": list(generator.widths),
         "latent_dim": generator.latent_dim,
-        "partitions": [format_partitions(level) for level in generator.partitions],
+        **own,
         "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         "mean_style": {"styles": MEAN_STYLES, "seed": 0},
         "networks": list(networks),
-        "precision": str(networks["g_ema"]["input.input"].dtype).removeprefix("torch."),
+        "precision": _precision(networks["g_ema"]),
     }
+
+
+def _precision(tensors: Tensors) -> str:
+    """The type of the parameters, such as "float16"; `mean_style` is always float32."""
+    kinds = []
+    for name, tensor in tensors.items():
+        if name != "mean_style" and tensor.is_floating_point():
+            kinds.append(tensor.dtype)
+    return str(kinds[0]).removeprefix("torch.")
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,10 @@ from stylenat.attention.partitions import (
 from stylenat.checkpoints.published import Tensors, from_published, read_pt, state_dicts
 from stylenat.checkpoints.run import Run
 from stylenat.checkpoints.tensors import load_tensors
+from stylenat.config import Config
 from stylenat.errors import UserError
+from stylenat.models.base import Generator
+from stylenat.models.build import build_generator
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace
@@ -132,7 +135,9 @@ def _find(settings: Mapping[str, Any], name: str) -> Any:
 def _open_model(path: Path) -> Checkpoint:
     try:
         facts = json.loads((path / CARD).read_text(encoding="utf-8"))
-        levels: list[GivenLevel] = [parse_partitions(text) for text in facts["partitions"]]
+        levels: list[GivenLevel] = []
+        if "generator" not in facts:  # it is StyleNAT's
+            levels += [parse_partitions(text) for text in facts["partitions"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / CARD} is damaged ({error!r}): convert the model again") from None
     files = {file.stem: file for file in sorted(path.glob("*.safetensors"))}
@@ -180,11 +185,12 @@ def _readers(files: Mapping[str, Path]) -> Readers:
 
 def load_generator(
     path: str | Path, partitions: str | Sequence[GivenLevel] | None = None, which: str = "ema"
-) -> StyleNAT:
+) -> Generator:
     """The generator of a checkpoint, in eval mode on the CPU, with parameters that take no gradient.
 
-    Resolution, widths, heads and kernel sizes are read from the tensors. Dilations come from `partitions`,
-    else from what the checkpoint stores, else from the published rule, 1 and R / 8, with a warning.
+    Of StyleNAT, resolution, widths, heads and kernel sizes are read from the tensors. Dilations come from
+    `partitions`, else from what the checkpoint stores, else from the published rule, 1 and R / 8, with a
+    warning. Any other generator is built from the configuration of the run that it comes from.
 
     Args:
         path: see `open_checkpoint`.
@@ -204,7 +210,7 @@ def load_generator(
 
 def build_from(
     checkpoint: Checkpoint, name: str, partitions: str | Sequence[GivenLevel] | None = None
-) -> StyleNAT:
+) -> Generator:
     """A generator, see `load_generator`, from an open checkpoint.
 
     Args:
@@ -214,17 +220,43 @@ def build_from(
     """
     tensors = checkpoint.tensors(name)
     mean = tensors.pop("mean_style", None)
+    generator: Generator
+    if "config" in checkpoint.facts and not _is_stylenat(tensors):
+        generator = _build_configured(checkpoint)
+    else:
+        generator = _build_stylenat(tensors, checkpoint, name, partitions)
+    _fill(generator, tensors, f"{checkpoint.path}: {name}")
+    generator.mean_style = mean
+    return generator
+
+
+def _is_stylenat(tensors: Tensors) -> bool:
+    return "layers.0.blocks.0.attn.proj.weight" in tensors
+
+
+def _build_configured(checkpoint: Checkpoint) -> Generator:
+    """The generator of a checkpoint's configuration, freshly initialized."""
+    try:
+        config = Config.from_dict(checkpoint.facts["config"])
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint.path} holds no configuration ({error}): convert the run again"
+        ) from None
+    return build_generator(config)
+
+
+def _build_stylenat(
+    tensors: Tensors, checkpoint: Checkpoint, name: str, partitions: str | Sequence[GivenLevel] | None
+) -> StyleNAT:
+    """StyleNAT's generator of the tensors' shapes, on `meta`."""
     try:
         levels = _levels(tensors, checkpoint, partitions)
         widths = [tensors[f"layers.{i}.blocks.0.attn.proj.weight"].shape[0] for i in range(len(levels))]
         depth = sum(re.fullmatch(r"style\.\d+\.weight", key) is not None for key in tensors)
         with torch.device("meta"):
-            generator = StyleNAT(widths, levels, tensors["style.1.weight"].shape[0], depth)
+            return StyleNAT(widths, levels, tensors["style.1.weight"].shape[0], depth)
     except (KeyError, IndexError) as error:
         raise UserError(f"{checkpoint.path}: {name} is no generator, it lacks the tensor {error}") from None
-    _fill(generator, tensors, f"{checkpoint.path}: {name}")
-    generator.mean_style = mean
-    return generator
 
 
 def load_discriminator(path: str | Path) -> Discriminator:
@@ -248,7 +280,7 @@ def load_discriminator(path: str | Path) -> Discriminator:
 
 
 def _fill(network: nn.Module, tensors: Tensors, where: str) -> None:
-    """Give a network on `meta` its tensors, all of them and no other."""
+    """Give a network its tensors, all of them and no other."""
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     misshapen = []
     for name, tensor in tensors.items():

@@ -6,6 +6,7 @@ from typing import Any
 from stylenat.attention.partitions import Full, parse_partitions, resolutions
 from stylenat.data.sources import BUNDLED
 from stylenat.evaluation.metrics import Score
+from stylenat.reporting.markdown import table
 
 # Settings that a schedule is known by.
 SHOWN = ("batch_size", "generator_lr", "discriminator_lr", "r1_gamma", "bcr_weight", "diffaugment", "seed")
@@ -13,12 +14,6 @@ SHOWN = ("batch_size", "generator_lr", "discriminator_lr", "r1_gamma", "bcr_weig
 
 def model_card(facts: dict[str, Any]) -> str:
     """The model card of what `model.json` holds, Markdown."""
-    rows = []
-    for side, width, text in zip(
-        resolutions(len(facts["widths"])), facts["widths"], facts["partitions"], strict=True
-    ):
-        rows.append(f"| {side} | {width} | {_attention(text)} |")
-    levels = "\n".join(rows)
     config = facts.get("config", {})
     size = facts["resolution"]
     return f"""---
@@ -27,14 +22,12 @@ pipeline_tag: unconditional-image-generation
 license: {"mit" if config.get("data") == BUNDLED else "other"}
 ---
 
-# StyleNAT generator, {size} × {size}
+# {facts.get("generator", "StyleNAT")} generator, {size} × {size}
 
 {facts["parameters"]:,} parameters, {facts["precision"]}; networks: {", ".join(facts["networks"])}.
 Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 
-| level | channels | heads x kernel @ dilation |
-| --: | --: | :-- |
-{levels}
+{_levels(facts)}
 
 ## How it was trained
 
@@ -60,6 +53,20 @@ python -m stylenat sample PATH --seeds 0-15 --psi 0.7 --out samples
 Images come out ImageNet-normalized; truncation moves towards the mean of {facts["mean_style"]["styles"]:,}
 styles of seed {facts["mean_style"]["seed"]}, stored as `mean_style`.
 """
+
+
+def _levels(facts: dict[str, Any]) -> str:
+    """The table of levels, with the partitions of StyleNAT's generator."""
+    widths = facts["widths"]
+    rows = []
+    for side, width in zip(resolutions(len(widths)), widths, strict=True):
+        rows.append([str(side), str(width)])
+    head = ["level", "channels"]
+    if "partitions" in facts:
+        head.append("heads x kernel @ dilation")
+        for row, text in zip(rows, facts["partitions"], strict=True):
+            row.append(_attention(text))
+    return table(head, rows, text_columns=(2,))
 
 
 def _attention(text: str) -> str:

@@ -1,5 +1,6 @@
 """Figures of the records and of the published numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from stylenat.reporting.tables import published, shown_keys
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
 LABELS = {"StyleNAT": (0, 34), "StyleSwin": (0, 34), "StyleGAN-XL": (0, 38), "HiT-L": (0, 43)}
+SCORES_A_ROW = 4  # of the ablation
 REAL_VS_REAL_DASHES = (4, 3)
 NOISE_DASHES = (1, 2)
 
@@ -200,18 +202,20 @@ def ablation_comparison(records: Sequence[RunRecord]) -> Figure:
     samples = [recorded_samples(group[0]) for group in variants.values()]
     ratios = [sheet.shape[0] / sheet.shape[1] for sheet in samples if sheet is not None]
     height = WIDTH / len(variants) * max(ratios, default=0) + 0.3
-    figure = Figure((WIDTH, height + 3.0), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 3.0))[:, 0]
+    keys = shown_keys(records)
+    rows = math.ceil(len(keys) / SCORES_A_ROW)
+    figure = Figure((WIDTH, height + 3.0 * rows), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 3.0 * rows))[:, 0]
     panels = top.subplots(1, len(variants), squeeze=False)[0]
     for index, (axes, name, image) in enumerate(zip(panels, variants, samples, strict=True)):
         if image is not None:
             axes.imshow(image, interpolation="nearest")
         axes.set_title(name, fontsize=11, color=COLORS[index % len(COLORS)])
         axes.set_axis_off()
-    keys = shown_keys(records)
-    for axes, key in zip(bottom.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        _draw_variants(axes, variants, key)
-    bottom.supxlabel("a dot a run; dashed: real vs real; lower is better", fontsize=9, color=GRAY)
+    columns = min(len(keys), SCORES_A_ROW)
+    for index, key in enumerate(keys):
+        _draw_variants(bottom.add_subplot(rows, columns, index + 1), variants, key)
+    bottom.supxlabel("a dot a run; dashed: real vs real; ↓ less is better, ↑ more", fontsize=9, color=GRAY)
     return figure
 
 
@@ -226,7 +230,9 @@ def _draw_variants(axes: Axes, variants: dict[str, list[RunRecord]], key: ScoreK
     baseline = scores[0].real_vs_real
     if baseline is not None:
         axes.axhline(baseline, color=GRAY, linewidth=1, dashes=REAL_VS_REAL_DASHES)
-    title = key.metric_title if key.split == "all" else f"{key.metric_title}\n{key.split_title}"
+    title = f"{key.metric_title} {key.arrow}"
+    if key.split != "all":
+        title += f"\n{key.split_title}"
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xticks(range(len(variants)), list(variants), fontsize=8, rotation=20 if len(variants) > 2 else 0)
     axes.set(xlim=(-0.6, len(variants) - 0.4))

@@ -26,6 +26,9 @@ class Stage(NamedTuple):
 class Generator(nn.Module, ABC):
     """A generator of images: z → style w by `mapping`, w or w+ → images by `synthesis`.
 
+    A subclass defines `num_styles`, `first_style`, `mapping`, `synthesis` and `stages`, and `attention` where
+    it has any.
+
     Args:
         resolutions: tokens or pixels a side of each level, ascending; the last is the image's.
         widths: channels of each level.
@@ -84,13 +87,15 @@ class Generator(nn.Module, ABC):
     def stages(self) -> list[Stage]:
         """The modules of every level, in the order in which they run."""
 
-    @abstractmethod
     def attention(self, resolution: int, block: int) -> Attention:
         """The attention layer of a block of a level.
 
         Raises:
             UserError: there is no such level or block, or it has no attention.
         """
+        self.level_index(resolution)
+        name = type(self).__name__
+        raise UserError(f"level {resolution} of {name} has no attention to show: take another generator")
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents z `(B, latent_dim)` → ImageNet-normalized images `(B, 3, R, R)`."""

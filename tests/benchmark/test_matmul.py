@@ -81,6 +81,15 @@ def test_filters_are_no_dense_products():
         assert product.dense != (weight[1:] == (1, 4, 4))
 
 
+def test_convolutions_of_an_image_a_group_are_dense():
+    """StyleGAN2's modulated convolutions, forward and backward."""
+    images = torch.empty(1, 2 * 5, 8, 8, device="meta", requires_grad=True)
+    weight = torch.empty(2 * 7, 5, 3, 3, device="meta", requires_grad=True)
+    with Recorder() as recorder:
+        torch.nn.functional.conv2d(images, weight, padding=1, groups=2).sum().backward()
+    assert [product.dense for product in recorder.products] == [True, True]
+
+
 def test_pytorch_s_flop_counter_knows_the_attention():
     partitions = parse_partitions("1x3@1,2x5@2")
     q, k, v = torch.empty(3, 2, 12, 13, 3, 8, device="meta", requires_grad=True)

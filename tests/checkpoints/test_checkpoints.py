@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN, golden, relative_error
+from helpers import GOLDEN, Plain, golden, refusal, relative_error
 from PIL import Image
 
 from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
@@ -31,6 +31,7 @@ from stylenat.models.build import build_discriminator, build_generator
 from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
 from stylenat.sampling.sample import sample_images
+from stylenat.training.loop import train
 
 KEYS = json.loads((GOLDEN / "keys.json").read_text())
 MIXED = {"runs": {"size": 32, "generator": {"dilations": [[1], [1], [3, 2], [3, 1, 4]], "block_type": "nat"}}}
@@ -549,6 +550,51 @@ def test_convert_never_overwrites_what_is_not_a_model(capsys, tmp_path, tiny_pt)
         assert "exists already" in capsys.readouterr().err
     output_of(capsys, "convert", tiny_pt[0], tmp_path / "new")
     output_of(capsys, "convert", tiny_pt[0], tmp_path / "new")  # a model folder is written again
+
+
+# --- a generator other than StyleNAT's
+
+
+@pytest.fixture
+def plain_run(tmp_path, monkeypatch):
+    """A trained run of such a generator."""
+    for module in ("stylenat.checkpoints.load", "stylenat.checkpoints.run", "stylenat.training.trainer"):
+        monkeypatch.setattr(f"{module}.build_generator", lambda config: Plain())
+    return train(get_config("smoke", nimg=16, latent_dim=8), tmp_path, "cpu")
+
+
+def test_another_generator_is_built_from_the_configuration_of_its_run(plain_run, tmp_path):
+    trained = plain_run.generator()
+    images = sample_images(trained, range(2), truncation_psi=0.5)
+    assert images.float().std() > 0
+    convert(plain_run.path, tmp_path / "model")
+    snapshot = plain_run.generator_path(16)
+    for path in (plain_run.path, snapshot, tmp_path / "model", tmp_path / "model" / "g_ema.safetensors"):
+        loaded = load_generator(path)
+        assert isinstance(loaded, Plain) and not loaded.training
+        assert torch.equal(sample_images(loaded, range(2), truncation_psi=0.5), images)
+    raw = load_generator(tmp_path / "model", which="g")
+    assert not torch.equal(raw.fields[0].weight, trained.fields[0].weight)
+
+
+def test_the_model_of_another_generator_says_what_it_is(plain_run, tmp_path):
+    convert(plain_run.path, tmp_path / "model", compact=True)
+    facts = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert (facts["generator"], facts["precision"]) == ("Plain", "float16") and "partitions" not in facts
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "# Plain generator, 32 × 32" in card and "| level | channels |\n| --: | --: |\n| 4 | 3 |\n" in card
+    message = refusal(convert, plain_run.path, tmp_path / "model.pt")
+    assert "only StyleNAT's generator has a layout as .pt" in message
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_model_of_another_generator_with_a_damaged_configuration(plain_run, tmp_path):
+    convert(plain_run.path, tmp_path / "model")
+    place = tmp_path / "model" / "model.json"
+    facts = json.loads(place.read_text())
+    del facts["config"]["nimg"]
+    place.write_text(json.dumps(facts))
+    assert "holds no configuration" in refusal(load_generator, tmp_path / "model")
 
 
 # --- sample

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from stylenat.attention.partitions import parse_partitions
-from stylenat.evaluation.metrics import ScoreKey, ScoreValue
+from stylenat.evaluation.metrics import ScoreKey, ScoreValue, keys_of
 from stylenat.figures import build, results, style
 from stylenat.figures.samples import sample_grid
 from stylenat.images import image_grid, save_png
@@ -132,8 +132,22 @@ def test_an_ablation_run_may_have_more_scores_than_the_others(empty_workspace):
     records = make_ablation(empty_workspace)
     records[0].values[ScoreKey("fid", "fid", "all")] = ScoreValue(12.0, error=0.1, low=11.8, high=12.2)
     panel = results.ablation_comparison(records).axes[-1]
-    assert panel.get_title(loc="left") == "FID"
+    assert panel.get_title(loc="left") == "FID ↓"
     assert [list(line.get_ydata()) for line in panel.lines] == [[12.0], []]
+
+
+def test_an_ablation_of_many_scores_wraps_its_panels(empty_workspace):
+    """All columns of precision and recall beside the distances: no panel may shrink to nothing."""
+    records = make_ablation(empty_workspace)
+    for key in keys_of(["pr-lite0", "pr"]):
+        records[0].values[key] = ScoreValue(0.5, error=0.1, low=0.4, high=0.6)
+    figure = results.ablation_comparison(records)
+    figure.draw_without_rendering()
+    panels = figure.axes[2:]
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert len(panels) == 3 + 12 and "recall-lite0@128 ↑\nheld-out" in titles
+    widths = [axes.get_window_extent().width / figure.bbox.width for axes in panels]
+    assert min(widths) > 0.15
 
 
 def test_the_bundled_model_adds_its_figures(empty_workspace, monkeypatch):

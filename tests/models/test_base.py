@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import refusal
+from helpers import Plain, refusal
 
 from stylenat.attention.layers import FullAttention, HydraNeighborhoodAttention
 from stylenat.attention.partitions import Full, HeadPartition, ShiftedWindows
@@ -48,6 +48,12 @@ def test_levels_that_are_not_there(generator):
     assert refusal(generator.first_style, 12) == expected
     assert refusal(generator.attention, 12, 0) == expected
     assert refusal(generator.attention, 8, 2) == "block 2 of level 8 is not there: take 0 or 1"
+
+
+def test_a_generator_need_not_have_attention():
+    plain = Plain()
+    assert refusal(plain.attention, 8, 0).startswith("level 8 of Plain has no attention to show")
+    assert refusal(plain.attention, 12, 0).startswith("level 12 is none of this generator's")
 
 
 def test_stages_hold_every_module_that_works_on_a_level(generator):
