@@ -49,9 +49,8 @@ def image_grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
         One image, uint8 `(3, rows · (H + gap) − gap, columns · (W + gap) − gap)`.
     """
     empty = -len(images) % columns
-    padded = F.pad(
-        images, (0, gap, 0, gap, 0, 0, 0, empty), value=255
-    )  # (rows · columns, 3, H + gap, W + gap)
+    padding = (0, gap, 0, gap, 0, 0, 0, empty)  # right, below, and images after the last
+    padded = F.pad(images, padding, value=255)  # (rows · columns, 3, H + gap, W + gap)
     rows = padded.unflatten(0, (-1, columns))  # (rows, columns, 3, H + gap, W + gap)
     grid = rows.permute(2, 0, 3, 1, 4)  # (3, rows, H + gap, columns, W + gap)
     grid = grid.flatten(3, 4).flatten(1, 2)  # (3, rows · (H + gap), columns · (W + gap))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.data.sources import Source, bar, open_source
+from stylenat.data.sources import Source, open_source, with_progress
 from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
@@ -30,12 +30,21 @@ def split_positions(count: int, split: str) -> Sequence[int]:
 class ImageDataset:
     """Images of one source at one resolution and split; `[i]` is uint8 `(3, R, R)`, RGB.
 
+    Args:
+        files: the source, every image of which serves the resolution.
+        resolution: pixels a side, R.
+        split: "all", "train" or "heldout".
+        decoded: all images of the source, uint8 `(N, 3, R, R)`; None: each is decoded when it is asked for.
+
     Attributes:
         source: as given.
         name: of the folder or zip.
         resolution: pixels a side, R.
         split: "all", "train" or "heldout".
         names: of the images, relative, sorted.
+
+    Raises:
+        UserError: an unknown split, or one that is empty.
     """
 
     def __init__(self, files: Source, resolution: int, split: str, decoded: Tensor | None = None) -> None:
@@ -90,7 +99,8 @@ class ImageDataset:
         if self._decoded is not None:
             return self._decoded[self._positions[np.asarray(chosen)]]
         with ThreadPoolExecutor() as pool:
-            return torch.stack(list(bar(pool.map(self.__getitem__, chosen), "decoding", len(chosen))))
+            images = pool.map(self.__getitem__, chosen)
+            return torch.stack(list(with_progress(images, "decoding", len(chosen))))
 
 
 def open_dataset(source: str | Path, resolution: int, split: str = "all") -> ImageDataset:

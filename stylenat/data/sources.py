@@ -32,7 +32,7 @@ T = TypeVar("T")
 BUNDLED = "noto-faces"
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
-PROGRESS_FROM = 2000  # images
+PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
 _SYSTEM_FILE = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 _SIDECAR = re.compile(r"(^|/)((README|LICEN[CS]E|NOTICE|COPYING)(\.(txt|md|rst|html))?|dataset\.json)$", re.I)
@@ -49,7 +49,7 @@ def _manifest(names: Iterable[str], digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def bar(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
+def with_progress(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
     """The items with a progress bar, where there are enough of them to wait for.
 
     Args:
@@ -179,7 +179,7 @@ class _Files(Source):
 
     @cached_property
     def manifest(self) -> str:
-        return _manifest(self.names, map(self._digest, bar(self.members, "hashing")))
+        return _manifest(self.names, map(self._digest, with_progress(self.members, "hashing")))
 
     def _digest(self, member: str) -> str:
         with self.open_member(member) as stream:
@@ -209,7 +209,7 @@ class _Files(Source):
         pass
 
     def check_resolution(self, resolution: int) -> None:
-        for index in bar(range(len(self.members)), "checking sizes"):
+        for index in with_progress(range(len(self.members)), "checking sizes"):
             self._check_size(index, self.header(index)[0], resolution)
 
     def _check_size(self, index: int, size: tuple[int, int], resolution: int) -> None:
@@ -247,10 +247,8 @@ class _Zip(_Files):
 
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (
-                os.getpid(),
-                zipfile.ZipFile(self.path),
-            )  # its lock lets threads read side by side
+            archive = zipfile.ZipFile(self.path)  # its lock lets threads read side by side
+            self._opened = (os.getpid(), archive)
         return self._opened[1]
 
     def open_member(self, member: str) -> IO[bytes]:
