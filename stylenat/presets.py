@@ -39,14 +39,14 @@ def _published(
 ) -> Config:
     """A configuration with the published channels, from a rule for its partitions."""
     widths = _published_widths(resolution, multiplier)
-    critic = _published_widths(resolution, 2)
+    # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
+    *coarse, _, finest = _published_widths(resolution, 2)
     return Config(
         preset=preset,
         data=f"datasets/{data or preset}",
         resolution=resolution,
         widths=widths,
-        # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
-        discriminator_widths=(*critic[:-2], critic[-1]),
+        discriminator_widths=(*coarse, finest),
         nimg=nimg,
         min_heads=min_heads,
         partitions=rule(head_counts(widths, 32, min_heads)),
@@ -104,7 +104,9 @@ def _church_levels(heads: Sequence[int]) -> Levels:
 
     The authors' configuration is lost; this is a reader's proposal (SHI-Labs/StyleNAT, issue 18).
     """
-    dilations = [[2**i for i in range(count)] for count in range(1, len(heads))]
+    dilations = []
+    for count in range(1, len(heads)):
+        dilations.append([2**i for i in range(count)])
     return pyramid_levels(heads, dilations, kernel_size=7)
 
 

@@ -151,7 +151,8 @@ def check_fits(level: Sequence[Partition], height: int, width: int, resolution: 
 
 
 def _neighborhood_problem(part: HeadPartition, n: int) -> str:
-    k, d = part.kernel_size, part.dilation
+    k = part.kernel_size
+    d = part.dilation
     if k * d <= n:
         return ""
     fix = f"d of at most {n // k}" if n >= k else "a smaller kernel or a larger level"
@@ -229,8 +230,9 @@ def published_levels(heads: Sequence[int]) -> Levels:
         UserError: fewer heads than partitions at a level.
     """
     levels: list[Level] = [(Full(heads[0]),)]
-    for resolution, count in list(zip(resolutions(len(heads)), heads, strict=True))[1:]:
-        levels.append(published_partitions(count, resolution))
+    sides = resolutions(len(heads))
+    for side, count in zip(sides[1:], heads[1:], strict=True):
+        levels.append(published_partitions(count, side))
     return tuple(levels)
 
 
@@ -284,8 +286,10 @@ def styleswin_levels(heads: Sequence[int]) -> Levels:
     Raises:
         UserError: an odd number of heads at a level.
     """
-    sides = resolutions(len(heads))
-    return tuple((ShiftedWindows(h, min(8, side)),) for h, side in zip(heads, sides, strict=True))
+    levels: list[Level] = []
+    for side, count in zip(resolutions(len(heads)), heads, strict=True):
+        levels.append((ShiftedWindows(count, min(8, side)),))
+    return tuple(levels)
 
 
 # As text

@@ -253,7 +253,7 @@ def _backward_piece(
     weights = _weights(tile_q, tile_k, mask)  # (N, h, Q, K)
     grad_weights = (tile_grad @ tile_v.mT).to(mask.dtype)  # (N, h, Q, K)
     grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, mask.dtype)  # (N, h, Q, K)
-    grad_mask += grad_logits.sum(0)
+    grad_mask.add_(grad_logits.sum(0))
     low_logits = grad_logits.to(q.dtype)  # (N, h, Q, K)
     low_weights = weights.to(q.dtype)  # (N, h, Q, K)
     _write_queries(grad_q, piece, _product(low_logits, tile_k).mul_(scale))
