@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: dependencies told once, notebooks clean, modules small and in order."""
+"""The repository keeps its own rules: dependencies stated once, notebooks clean, imports from below."""
 
 import ast
 import re

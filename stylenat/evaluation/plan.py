@@ -19,7 +19,7 @@ class Comparison:
     Attributes:
         name: of the metric, a key of `METRICS`.
         split: "train", "heldout" or "all".
-        generated: images that are generated; comparisons of one number share them.
+        generated: number of images that are generated; comparisons of one number share them.
         count: how many of them, the first ones, are compared.
         moments: the real features enter as their mean and covariance.
     """
