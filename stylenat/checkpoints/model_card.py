@@ -12,7 +12,11 @@ SHOWN = ("batch_size", "generator_lr", "discriminator_lr", "r1_gamma", "bcr_weig
 
 
 def model_card(facts: dict[str, Any]) -> str:
-    """The model card of what `model.json` holds, Markdown."""
+    """The model card, Markdown.
+
+    Args:
+        facts: what `model.json` holds.
+    """
     rows = []
     for side, width, text in zip(
         resolutions(len(facts["widths"])), facts["widths"], facts["partitions"], strict=True
@@ -69,6 +73,7 @@ def _attention(text: str) -> str:
 
 
 def _if(text: str, value: object) -> str:
+    """The text with a value in it; empty where the value is not known."""
     return "" if value is None else text.format(value)
 
 

@@ -17,10 +17,17 @@ from stylenat.models.build import build_generator
 from stylenat.paths import workspace, write_atomically
 
 BEST = "kid_lite0_128_heldout"  # chooses the best generator of a run: unbiased, and no copy scores well
+CONFIG = "config.json"  # makes a folder a run
+SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
 Line = dict[str, Any]
 State = Mapping[str, Mapping[str, Tensor]]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (path / CONFIG).is_file()
 
 
 class Run:
@@ -51,7 +58,7 @@ class Run:
         """
         runs = Path(folder or workspace("runs"))
         for path in (runs / run, Path(run)):
-            if (path / "config.json").is_file():
+            if is_run(path):
                 return cls(path)
         raise UserError(f"run {run!r} not found in {runs}: train it first, `python -m stylenat train {run}`")
 
@@ -67,7 +74,7 @@ class Run:
         Raises:
             UserError: the file is damaged.
         """
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         fields = _read_json(path)
         try:
             return Config.from_dict(fields)
@@ -81,7 +88,7 @@ class Run:
             UserError: it is of another configuration, or can't be written.
         """
         text = json.dumps(config.to_dict(), indent=1) + "\n"
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         if not path.is_file():
             try:
                 write_atomically(path, text)
@@ -103,17 +110,26 @@ class Run:
         found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
         return sorted(nimg for nimg in found if nimg <= newest)
 
+    def last_snapshot(self) -> int:
+        """The nimg of the last snapshot.
+
+        Raises:
+            UserError: there is none.
+        """
+        snapshots = self.snapshots()
+        if not snapshots:
+            raise UserError(f"run {self.id} has no snapshot yet: train it on")
+        return snapshots[-1]
+
     def generator(self, nimg: int | None = None) -> Generator:
         """The EMA generator of a snapshot (default: the last), in eval mode on the CPU.
 
         Raises:
             UserError: the run has no snapshot, or a damaged one.
         """
-        snapshots = self.snapshots()
-        if not snapshots:
-            raise UserError(f"run {self.id} has no snapshot yet: train it on")
+        last = self.last_snapshot()
         generator = build_generator(self.config)
-        path = self.generator_path(nimg or snapshots[-1])
+        path = self.generator_path(nimg or last)
         try:
             generator.load_state_dict(load_tensors(path))
         except RuntimeError:
@@ -194,7 +210,7 @@ class Run:
 
     def scores(self) -> list[Line]:
         """The lines of `scores.jsonl`: nimg and the values of a score."""
-        return self._lines("scores.jsonl")
+        return self._lines(SCORES)
 
     def best(self) -> Line | None:
         """The line of `scores.jsonl` with the least `BEST`, or None where nothing was scored."""
@@ -212,7 +228,7 @@ class Run:
             return
         lines: list[Line] = [line for line in self.scores() if line["nimg"] != nimg]
         lines.append({"nimg": nimg, **values})
-        self._write_lines("scores.jsonl", sorted(lines, key=lambda line: line["nimg"]))
+        self._write_lines(SCORES, sorted(lines, key=lambda line: line["nimg"]))
 
     def _lines(self, name: str) -> list[Line]:
         path = self.path / name

@@ -48,7 +48,12 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Trainable parameters of both networks."""
+    """Parameters of both networks.
+
+    Attributes:
+        generator: how many numbers the generator learns.
+        discriminator: the same of the discriminator.
+    """
 
     generator: int
     discriminator: int
@@ -113,8 +118,8 @@ class RunRecord:
         return self.score.values if self.score else {}
 
     def folder(self) -> Path:
-        """Where the record lies, with the run's log and samples."""
-        return workspace("results", "runs", self.run_id)
+        """The folder of the record, which also holds the run's log and samples."""
+        return record_path(self.run_id).parent
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON; what is not known is left out."""
@@ -210,6 +215,11 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.10g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
+def record_path(run_id: str) -> Path:
+    """The file of a run's record, `results/runs/<run id>/result.json`."""
+    return workspace("results", "runs", run_id, "result.json")
+
+
 def write_record(record: RunRecord) -> Path:
     """Write `results/runs/<run id>/result.json` atomically.
 
@@ -229,7 +239,7 @@ def write_record(record: RunRecord) -> Path:
         raise UserError(
             f"record of run {record.run_id}: {error}; give finite numbers, text, lists and dicts"
         ) from None
-    path = record.folder() / "result.json"
+    path = record_path(record.run_id)
     write_atomically(path, text + "\n")
     return path
 

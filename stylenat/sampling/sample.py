@@ -8,9 +8,11 @@ from torch import Tensor
 
 from stylenat.device import keep_freed_memory
 from stylenat.errors import UserError
-from stylenat.images import to_uint8
+from stylenat.images import image_grid, to_uint8
 from stylenat.models.base import Generator
 
+SHEET_SEEDS = 64
+SHEET_COLUMNS = 8
 MEAN_STYLES = 10_000  # styles whose mean truncation moves towards, of seed 0
 
 
@@ -91,6 +93,18 @@ def sample_images(
     """
     batches = sample_batches(generator, seeds, truncation_psi=truncation_psi, batch_size=batch_size)
     return torch.cat(list(batches))
+
+
+def sample_sheet(generator: Generator) -> Tensor:
+    """The samples that a run keeps: seeds 0 … 63 without truncation, eight in a row.
+
+    Args:
+        generator: in eval mode.
+
+    Returns:
+        One image, uint8 `(3, 8 · R, 8 · R)` on the CPU.
+    """
+    return image_grid(sample_images(generator, range(SHEET_SEEDS)), SHEET_COLUMNS)
 
 
 @torch.no_grad()
