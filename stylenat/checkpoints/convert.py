@@ -98,7 +98,7 @@ def _facts(checkpoint: Checkpoint, generator: StyleNAT, networks: Mapping[str, T
         record = read_record(path)
         if record.nimg == known["nimg"] and record.config == config:
             recorded = record.to_dict()
-            known |= {name: recorded[name] for name in RECORDED}
+            known |= {name: recorded[name] for name in RECORDED if name in recorded}
     if checkpoint.path.is_file():
         known.setdefault("source_sha256", _sha256(checkpoint.path))
     return {

@@ -79,7 +79,8 @@ def _if(text: str, value: object) -> str:
 
 def _data(facts: dict[str, Any]) -> str:
     if dataset := facts.get("dataset"):
-        return f"{dataset['name']}, {dataset['resolution']} pixels, manifest `{dataset['manifest']}`"
+        manifest = _if(", manifest `{}`", dataset.get("manifest"))
+        return f"{dataset['name']}, {dataset['resolution']} pixels{manifest}"
     return facts.get("config", {}).get("data") or "not recorded in the file"
 
 
