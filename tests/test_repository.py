@@ -206,6 +206,13 @@ def test_modules_import_from_their_own_room_or_a_lower_one():
     assert ("figures", "reporting") in arrows
 
 
+def test_readme_draws_the_floors():
+    text = (ROOT / "README.md").read_text().split("## Where things are")[1]
+    drawing = text.split("```")[1].strip("\n").splitlines()
+    rooms = [set(line[:50].split()) for line in drawing]  # then comes what is in them
+    assert rooms == [set(floor) for floor in reversed(FLOORS) if floor != ("__main__",)]
+
+
 def test_no_file_is_large():
     large = [path.relative_to(ROOT) for path in tracked() if path.stat().st_size > 4 * 2**20]
     assert not large
