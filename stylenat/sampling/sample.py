@@ -125,7 +125,7 @@ def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -
         generator: whose levels.
         coarse: styles w `(B, latent_dim)`.
         fine: styles w `(B, latent_dim)`.
-        level: one of the generator's resolutions 4, 8, …, R (4: `fine` alone).
+        level: one of the generator's resolutions (the first: `fine` alone).
 
     Returns:
         w+ `(B, num_styles, latent_dim)`.
