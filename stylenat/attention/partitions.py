@@ -363,5 +363,5 @@ def format_levels(levels: Levels) -> str:
             continue
         if made == levels:
             return name
-    from_8_on = levels[0] == (Full(heads[0]),)
-    return "/".join(format_partitions(level) for level in levels[from_8_on:])
+    shown = levels[1:] if levels[0] == (Full(heads[0]),) else levels  # full attention at 4 × 4 is understood
+    return "/".join(format_partitions(level) for level in shown)

@@ -425,18 +425,18 @@ def _overlapping(run: TileRun) -> int:
 # Derivatives and shapes
 
 
-def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
     *tensors, bias, ctx.numbers, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *bias)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple:
+def _backward_formula(ctx: Any, grad: Tensor) -> tuple:
     q, k, v, *bias = ctx.saved_tensors
     grad_q, grad_k, grad_v, *grad_bias = _backward(grad, q, k, v, bias, ctx.numbers, ctx.scale)
     return grad_q, grad_k, grad_v, grad_bias, None, None
 
 
-def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
+def _double_backward_formula(ctx: Any, cotangents: list[Tensor]) -> tuple:
     """Second order: nothing here needs it fast, so it is the reference's."""
     with torch.enable_grad():
         grad, *inputs = (x.detach().requires_grad_() for x in ctx.saved_tensors)
@@ -449,8 +449,8 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     return grad_grad, grad_q, grad_k, grad_v, grad_bias, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
-_backward.register_autograd(_differentiate_backward, setup_context=_keep)
+_forward.register_autograd(_backward_formula, setup_context=_setup_context)
+_backward.register_autograd(_double_backward_formula, setup_context=_setup_context)
 
 
 @_forward.register_fake
