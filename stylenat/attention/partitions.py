@@ -175,7 +175,13 @@ def _full_problem(height: int, width: int) -> str:
 
 
 def head_counts(widths: Sequence[int], head_dim: int, min_heads: int) -> tuple[int, ...]:
-    """Heads of levels of so many channels: `max(C // head_dim, min_heads)` (published: max(C / 32, 4))."""
+    """Heads of each level: `max(C // head_dim, min_heads)` (published: max(C / 32, 4)).
+
+    Args:
+        widths: channels C of the levels.
+        head_dim: channels of a head.
+        min_heads: the least heads of a level.
+    """
     return tuple(max(width // head_dim, min_heads) for width in widths)
 
 

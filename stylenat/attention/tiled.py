@@ -74,7 +74,11 @@ class TileRun:
     span: int
 
     def split(self, units: int) -> Iterator["TileRun"]:
-        """Runs of at most `units` tiles, all groups counted."""
+        """The run in parts, in order.
+
+        Args:
+            units: tiles of a part at most, those of all its groups counted.
+        """
         groups = min(units, self.groups)
         count = min(units // groups, self.count)
         for i in range(0, self.groups, groups):
@@ -89,7 +93,16 @@ class TileRun:
                 )
 
     def windows(self, kernel_size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Of the first tile: which keys each query sees, and key minus query: `(tile, span)` each."""
+        """Windows of the first tile, which are those of every other.
+
+        Args:
+            kernel_size: k, keys of a window.
+            device: of the result.
+
+        Returns:
+            Which keys each query sees, bool `(tile, span)`, and key minus query, counted in the group, of the
+            same shape.
+        """
         query = torch.arange(self.query, self.query + self.tile, device=device)[:, None]  # (tile, 1)
         key = torch.arange(self.key, self.key + self.span, device=device)  # (span,)
         start = (query - kernel_size // 2).clamp(0, self.length - kernel_size)  # (tile, 1)
@@ -98,7 +111,13 @@ class TileRun:
 
 @functools.cache
 def axis_runs(n: int, kernel_size: int, dilation: int) -> tuple[TileRun, ...]:
-    """How an axis of `n` tokens is cut."""
+    """How an axis is cut: runs of tiles, which hold each token once.
+
+    Args:
+        n: tokens of the axis.
+        kernel_size: k, keys of a window.
+        dilation: tokens from one key to the next.
+    """
     short = n // dilation  # members of a group
     longer = n % dilation  # the first groups have one member more
     runs = []

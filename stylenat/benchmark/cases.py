@@ -162,7 +162,13 @@ class Prepared:
 
 
 def case_config(case: Case, package: MeasuredPackage, **settings: Any) -> Any:
-    """The configuration of a case's networks: its preset's, or FFHQ-1024's cut off at the resolution."""
+    """The configuration of a case's networks: its preset's, or FFHQ-1024's cut off at the resolution.
+
+    Args:
+        case: one of `CASES`.
+        package: the package that is measured.
+        settings: fields to replace, as of `get_config`.
+    """
     if case.preset:
         return package.get_config(case.preset, **settings)
     widths = WIDTHS[: case.resolution.bit_length() - 2]

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
 from stylenat.errors import UserError
+from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
 from stylenat.paths import workspace, write_atomically
 
-BEST = "kid_lite0_128_heldout"  # chooses the best generator of a run: unbiased, and no copy scores well
+# Chooses the best generator of a run: unbiased, and no copy scores well.
+BEST = ScoreKey("kid-lite0", "kid", "heldout")
 CONFIG = "config.json"  # makes a folder a run
 SCORES = "scores.jsonl"
 LOG = "log.jsonl"
@@ -142,7 +144,14 @@ class Run:
         return self.path / "generators" / f"{name}.safetensors"
 
     def save(self, nimg: int, ema: nn.Module, state: State, info: Mapping[str, Any]) -> None:
-        """Write a snapshot: EMA weights, then the training state and its `info`."""
+        """Write a snapshot: EMA weights, then the training state; of all states the two newest are kept.
+
+        Args:
+            nimg: images shown.
+            ema: the averaged generator.
+            state: tensors by network or optimizer and name.
+            info: plain JSON, see the method `info`.
+        """
         save_tensors(self.generator_path(nimg), ema.state_dict())
         final = self.path / "state" / f"{nimg:09d}"
         partial = final.with_name(f".{final.name}.{os.getpid()}")
@@ -214,20 +223,25 @@ class Run:
 
     def best(self) -> Line | None:
         """The line of `scores.jsonl` with the least `BEST`, or None where nothing was scored."""
-        return min(self.scores(), key=lambda line: line[BEST]["value"], default=None)
+        return min(self.scores(), key=lambda line: line[BEST.id]["value"], default=None)
 
-    def keep_score(self, nimg: int, ema: nn.Module, values: Mapping[str, Mapping[str, float]]) -> None:
+    def keep_score(self, nimg: int, ema: nn.Module, values: ScoreValues) -> None:
         """Add a line to `scores.jsonl`, and keep the generator as the "best" one if none was better.
 
         After a stop an nimg is scored again, on a GPU with other rounding: the best generator keeps its line.
+
+        Args:
+            nimg: images shown.
+            ema: the averaged generator that was scored.
+            values: its scores, `BEST` among them.
         """
         best = self.best()
-        if best is None or values[BEST]["value"] <= best[BEST]["value"]:
+        if best is None or values[BEST].value <= best[BEST.id]["value"]:
             save_tensors(self.generator_path("best"), ema.state_dict())
         elif best["nimg"] == nimg:
             return
         lines: list[Line] = [line for line in self.scores() if line["nimg"] != nimg]
-        lines.append({"nimg": nimg, **values})
+        lines.append({"nimg": nimg, **values_to_dict(values)})
         self._write_lines(SCORES, sorted(lines, key=lambda line: line["nimg"]))
 
     def _lines(self, name: str) -> list[Line]:

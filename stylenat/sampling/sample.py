@@ -69,7 +69,11 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 def sample_batches(
     generator: Generator, seeds: Sequence[int], *, truncation_psi: float = 1.0, batch_size: int = 32
 ) -> Iterator[Tensor]:
-    """Images of the given seeds, one batch after the other: uint8 `(b, 3, R, R)` on the CPU, none kept."""
+    """Images of the given seeds, batch by batch, none kept; see `sample_images`.
+
+    Yields:
+        uint8 `(b, 3, R, R)` on the CPU.
+    """
     for i in range(0, len(seeds), batch_size):
         yield render(generator, styles(generator, seeds[i : i + batch_size], truncation_psi))
 

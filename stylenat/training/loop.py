@@ -17,7 +17,6 @@ from stylenat.data.loader import batches
 from stylenat.device import peak_memory, pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
-from stylenat.evaluation.metrics import values_to_dict
 from stylenat.features.networks import NETWORKS
 from stylenat.images import save_png
 from stylenat.paths import workspace
@@ -75,7 +74,7 @@ def train(
             # Before the snapshot, from which a stop here would go on: no score is left out.
             if score_every and _passes(score_every, before, config):
                 score = evaluate(trainer.ema, dataset)
-                run.keep_score(trainer.nimg, trainer.ema, values_to_dict(score.values))
+                run.keep_score(trainer.nimg, trainer.ema, score.values)
             if saves:
                 _save_snapshot(run, trainer, clock)
     return run
