@@ -354,11 +354,9 @@ def _dilated(level: Level, given: GivenLevel, resolution: int) -> Level:
     except (TypeError, ValueError):  # too many, too few, or nothing of the kind
         fits = False
     if not fits:
+        held = [f"{part.heads} heads with kernel {part.kernel_size}" for part in _neighborhoods(level)]
         raise UserError(
-            f"partitions {given!r} at level {resolution} do not fit its tensors, which have "
-            + ", ".join(
-                f"{part.heads} heads with kernel {part.kernel_size}" for part in _neighborhoods(level)
-            )
+            f"partitions {given!r} at level {resolution} do not fit its tensors, which have {', '.join(held)}"
         )
     return made
 

@@ -215,7 +215,7 @@ class Run:
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    # Scores on the way
+    # Scores while it trains
 
     def scores(self) -> list[Line]:
         """The lines of `scores.jsonl`: nimg and the values of a score."""

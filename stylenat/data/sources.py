@@ -186,7 +186,7 @@ class _Files(Source):
             return hashlib.sha256(stream.read()).hexdigest()
 
     def _with_image(self, index: int, action: Callable[[Image.Image], T]) -> T:
-        """`action(image)`; whatever goes wrong is said with the file's name."""
+        """What `action` returns for an image; the error of one that fails names the file."""
         member = self.members[index]
         try:
             with self.open_member(member) as stream, Image.open(stream) as image:

@@ -45,6 +45,20 @@ class HistoryEntry:
     seconds: float
     values: ScoreValues
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON: the scores by name beside the rest."""
+        return {"nimg": self.nimg, "seconds": self.seconds, **values_to_dict(self.values)}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "HistoryEntry":
+        """Undo `to_dict`.
+
+        Raises:
+            UserError: a score of an unknown name.
+        """
+        scores = {name: value for name, value in entry.items() if name not in ("nimg", "seconds")}
+        return cls(entry["nimg"], entry["seconds"], values_from_dict(scores))
+
 
 @dataclass(frozen=True)
 class ParameterCounts:
@@ -128,10 +142,7 @@ class RunRecord:
         entries["parameters"] = asdict(self.parameters)
         entries["score"] = self.score.to_dict() if self.score else None
         if self.history:
-            entries["history"] = [
-                {"nimg": entry.nimg, "seconds": entry.seconds, **values_to_dict(entry.values)}
-                for entry in self.history
-            ]
+            entries["history"] = [entry.to_dict() for entry in self.history]
         if self.memorization:
             entries["memorization"] = asdict(self.memorization)
         return entries
@@ -154,7 +165,7 @@ class RunRecord:
             "dataset": DatasetInfo(**modern["dataset"]),
             "parameters": ParameterCounts(**modern["parameters"]),
             "score": Score.from_dict(modern["score"]) if modern["score"] else None,
-            "history": tuple(_history_entry(entry) for entry in modern.get("history", ())),
+            "history": tuple(map(HistoryEntry.from_dict, modern.get("history", ()))),
         }
         if "memorization" in modern:
             typed["memorization"] = CopyShare(**modern["memorization"])
@@ -180,11 +191,6 @@ REQUIRED = (
 
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, tuple | dict) and not value)
-
-
-def _history_entry(entry: dict[str, Any]) -> HistoryEntry:
-    scores = {name: value for name, value in entry.items() if name not in ("nimg", "seconds")}
-    return HistoryEntry(entry["nimg"], entry["seconds"], values_from_dict(scores))
 
 
 def _modernize(entries: Mapping[str, Any]) -> dict[str, Any]:
