@@ -129,7 +129,7 @@ def open_samples(source: str | Path) -> ImageDataset:
         UserError: as of `open_dataset`, or naming the first image of another size.
     """
     files = open_source(source)
-    sizes = [files.header(index)[0] for index in range(len(files.names))]
+    sizes = [files.header(index).size for index in range(len(files.names))]
     usual = Counter(sizes).most_common(1)[0][0]
     for name, (width, height) in zip(files.names, sizes, strict=True):
         if (width, height) != usual or width != height:

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,7 +27,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from stylenat.errors import UserError
 from stylenat.progress import progress
 
-Header = tuple[tuple[int, int], str]  # (width, height) and Pillow's mode
 T = TypeVar("T")
 BUNDLED = "noto-faces"
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
@@ -36,6 +35,18 @@ PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
 _SYSTEM_FILE = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 _SIDECAR = re.compile(r"(^|/)((README|LICEN[CS]E|NOTICE|COPYING)(\.(txt|md|rst|html))?|dataset\.json)$", re.I)
+
+
+class Header(NamedTuple):
+    """What an image file says before it is decoded.
+
+    Attributes:
+        size: (width, height).
+        mode: Pillow's.
+    """
+
+    size: tuple[int, int]
+    mode: str
 
 
 def pixels_sha256(images: np.ndarray) -> str:
@@ -85,7 +96,7 @@ class Source(ABC):
 
     @abstractmethod
     def header(self, index: int) -> Header:
-        """An image's size and mode; the file is opened once."""
+        """An image's header; the file is opened once."""
 
     @abstractmethod
     def check_resolution_offered(self, resolution: int) -> None:
@@ -133,7 +144,7 @@ class _Bundled(Source):
         return _manifest(self.names, map(pixels_sha256, self.pixels))
 
     def header(self, index: int) -> Header:
-        return (64, 64), "RGB"
+        return Header((64, 64), "RGB")
 
     def check_resolution_offered(self, resolution: int) -> None:
         if resolution not in (32, 64):
@@ -202,7 +213,7 @@ class _Files(Source):
 
     def header(self, index: int) -> Header:
         if index not in self._headers:
-            self._headers[index] = self._with_image(index, lambda image: (image.size, image.mode))
+            self._headers[index] = self._with_image(index, lambda image: Header(image.size, image.mode))
         return self._headers[index]
 
     def check_resolution_offered(self, resolution: int) -> None:
@@ -210,7 +221,7 @@ class _Files(Source):
 
     def check_resolution(self, resolution: int) -> None:
         for index in with_progress(range(len(self.members)), "checking sizes"):
-            self._check_size(index, self.header(index)[0], resolution)
+            self._check_size(index, self.header(index).size, resolution)
 
     def _check_size(self, index: int, size: tuple[int, int], resolution: int) -> None:
         if min(size) < resolution:

@@ -8,8 +8,8 @@ from stylenat.evaluation.metrics import METRICS, Metric
 from stylenat.evaluation.reference import LEAST, Reference
 
 MANY = 1000  # of more images a side a Fréchet distance takes moments: exact halves would take minutes
-HALVINGS_SMALL = 20  # of the interval of the small protocol
-HALVINGS = 8  # of the others' interval
+HALVINGS_SMALL = 20  # split halves of an interval of the small protocol
+HALVINGS = 8  # of any other's
 
 
 @dataclass(frozen=True)
