@@ -57,7 +57,7 @@ class Row:
         forward_backward_ms: the same with a backward pass.
         forward_backward_mib: the same with a backward pass.
         commit: of the code that was measured.
-        dirty: whether it had changes.
+        dirty: whether that code differed from the commit.
         device: name of the hardware.
         threads: of PyTorch.
         torch: its version.

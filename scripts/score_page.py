@@ -65,7 +65,8 @@ def _resize(entries: list[dict[str, Any]]) -> str:
 
 
 def _clean_fid(found: dict[str, dict[str, float]]) -> str:
-    theirs, here = found["clean_fid"], found["here"]
+    theirs = found["clean_fid"]
+    here = found["here"]
 
     def relative(name: str) -> str:
         return f"relative difference {abs(here[name] / theirs[name] - 1):.0e}"

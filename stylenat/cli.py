@@ -115,7 +115,7 @@ def train_command(
     config = get_config(preset, **parse_overrides(settings))
     print(f"{run_id(config)}: {config.cost}")
     run = train(config, out, device, score_every=score_every)
-    print(f"trained to nimg={run.snapshots()[-1]}: {run.path}")
+    print(f"trained to nimg={run.last_snapshot()}: {run.path}")
 
 
 @commands.command("evaluate")

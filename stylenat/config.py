@@ -203,10 +203,10 @@ class Config:
             UserError: as of `Config`.
             TypeError: a field is missing or unknown.
         """
-        tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        return cls(**tuples)
+        values: dict[str, Any] = {}
+        for name, value in fields.items():
+            values[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
 
 
 @functools.cache

@@ -9,7 +9,9 @@ import torch
 
 from stylenat.errors import UserError
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt
+# Parameters of glibc's mallopt.
+_TRIM_THRESHOLD = -1
+_MMAP_MAX = -4
 
 
 @functools.cache

@@ -49,9 +49,8 @@ def image_grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
         One image, uint8 `(3, rows · (H + gap) − gap, columns · (W + gap) − gap)`.
     """
     empty = -len(images) % columns
-    padded = F.pad(
-        images, (0, gap, 0, gap, 0, 0, 0, empty), value=255
-    )  # (rows · columns, 3, H + gap, W + gap)
+    padding = (0, gap, 0, gap, 0, 0, 0, empty)  # right, below, and images after the last
+    padded = F.pad(images, padding, value=255)  # (rows · columns, 3, H + gap, W + gap)
     rows = padded.unflatten(0, (-1, columns))  # (rows, columns, 3, H + gap, W + gap)
     grid = rows.permute(2, 0, 3, 1, 4)  # (3, rows, H + gap, columns, W + gap)
     grid = grid.flatten(3, 4).flatten(1, 2)  # (3, rows · (H + gap), columns · (W + gap))
@@ -71,7 +70,7 @@ def save_png(path: Path | str, image: Tensor) -> None:
         image: uint8 `(3, H, W)`, on the CPU.
     """
     buffer = io.BytesIO()
-    _image(image).save(buffer, "PNG", optimize=True)
+    _to_pillow(image).save(buffer, "PNG", optimize=True)
     write_atomically(path, buffer.getvalue())
 
 
@@ -87,15 +86,17 @@ def save_gif(path: Path | str, images: Tensor, *, frame_ms: int = 40, scale: int
         scale: whole factor by which tiny images are enlarged.
     """
     step = math.ceil((images.numel() / 2**19) ** 0.5)  # every so many pixels: refining a palette is slow
-    sheet = _image(image_grid(images[..., ::step, ::step], 1))
+    sheet = _to_pillow(image_grid(images[..., ::step, ::step], 1))
     palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
-    frames = [
-        _image(enlarge(image, scale)).quantize(palette=palette, dither=Image.Dither.NONE) for image in images
-    ]
+    frames = []
+    for image in images:
+        frame = _to_pillow(enlarge(image, scale))
+        frames.append(frame.quantize(palette=palette, dither=Image.Dither.NONE))
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
     write_atomically(path, buffer.getvalue())
 
 
-def _image(image: Tensor) -> Image.Image:
+def _to_pillow(image: Tensor) -> Image.Image:
+    """uint8 `(3, H, W)`, on the CPU → the same as Pillow's image."""
     return Image.fromarray(image.permute(1, 2, 0).numpy())

@@ -37,9 +37,8 @@ def write_atomically(path: Path | str, data: str | bytes) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
         temporary.replace(target)
     except OSError as error:
-        error.filename = str(
-            target
-        )  # a full disk names no file, and the temporary one means nothing to anyone
+        # A full disk names no file, and the temporary one means nothing to the caller.
+        error.filename = str(target)
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

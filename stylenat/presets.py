@@ -39,14 +39,14 @@ def _published(
 ) -> Config:
     """A configuration with the published channels, from a rule for its partitions."""
     widths = _published_widths(resolution, multiplier)
-    critic = _published_widths(resolution, 2)
+    # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
+    *coarse, _, finest = _published_widths(resolution, 2)
     return Config(
         preset=preset,
         data=f"datasets/{data or preset}",
         resolution=resolution,
         widths=widths,
-        # The features at R/2 have the width c(R), those below their own (StyleSwin's discriminator).
-        discriminator_widths=(*critic[:-2], critic[-1]),
+        discriminator_widths=(*coarse, finest),
         nimg=nimg,
         min_heads=min_heads,
         partitions=rule(head_counts(widths, 32, min_heads)),
@@ -104,7 +104,9 @@ def _church_levels(heads: Sequence[int]) -> Levels:
 
     The authors' configuration is lost; this is a reader's proposal (SHI-Labs/StyleNAT, issue 18).
     """
-    dilations = [[2**i for i in range(count)] for count in range(1, len(heads))]
+    dilations = []
+    for count in range(1, len(heads)):
+        dilations.append([2**i for i in range(count)])
     return pyramid_levels(heads, dilations, kernel_size=7)
 
 
@@ -141,6 +143,7 @@ def get_config(preset: str, **overrides: Any) -> Config:
         raise unknown("preset", preset, list(PRESETS))
     config = PRESETS[preset]
     names = [field.name for field in dataclasses.fields(Config) if field.name not in ("preset", "cost")]
+    # As text, so that partitions made by a named rule are made anew where widths change.
     changes: dict[str, Any] = {"partitions": format_levels(config.partitions)}
     for name, value in overrides.items():
         if name not in names:

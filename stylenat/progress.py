@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 
 def is_quiet() -> bool:
-    """True unless somebody is watching: a terminal, or a notebook that a Jupyter server runs.
+    """True unless a person can see it: on a terminal, or in a notebook that a Jupyter server runs.
 
     Papermill and nbval start kernels without a server (no `JPY_SESSION_NAME`), so that what they execute
     and commit holds no bar. `CI` and `STYLENAT_QUIET` silence it everywhere.

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: refusals, errors, golden cases, made-up records."""
+"""What several test files share: refusals, golden cases, small networks, made-up records, slow attention."""
 
 import copy
 import itertools
@@ -16,6 +16,7 @@ from torch import nn
 from stylenat.attention.partitions import ShiftedWindows
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.errors import UserError
+from stylenat.evaluation.intervals import intervals
 from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue, values_to_dict
 from stylenat.features.networks import NETWORKS
 from stylenat.images import normalize
@@ -40,11 +41,12 @@ def refusal(call, *args, **kwargs):
 
 
 def relative_error(actual, expected):
+    """Norm of the difference by the norm of the expected tensor."""
     return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
-def drawn(name, shape):
-    """The golden weights: each tensor from its own name."""
+def golden_weight(name, shape):
+    """A weight of the golden cases, drawn from its name alone."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.startswith("style.") and name.endswith("weight"):
         scale = 100
@@ -58,18 +60,22 @@ def drawn(name, shape):
 
 
 def golden(case):
+    """A golden case: the state dict that the authors' code was given, and its outputs."""
     shapes = json.loads((GOLDEN / f"{case}.json").read_text())
     outputs = {name: torch.from_numpy(value) for name, value in np.load(GOLDEN / f"{case}.npz").items()}
-    state = {
-        n: outputs[n] if n in outputs else drawn(n, s) for n, s in shapes.items() if not n.endswith(CONSTANT)
-    }
+    state = {}
+    for name, shape in shapes.items():
+        if not name.endswith(CONSTANT):
+            state[name] = outputs[name] if name in outputs else golden_weight(name, shape)
     return state, outputs
 
 
 class Painter(nn.Module):
-    """What is asked of a generator: the latent is the style, spread over the image."""
+    """What sampling asks of a generator: the latent is the style, its 4 × 4 colors spread over the image."""
 
-    latent_dim, resolution, mean_style = 48, 32, None
+    latent_dim = 48
+    resolution = 32
+    mean_style = None
     device = property(lambda self: self.spread.device)
 
     def __init__(self):
@@ -131,6 +137,11 @@ def counting_network(key):
     return small_network(key, extract), seen
 
 
+def interval(statistic, real, fake, **options):
+    """The `Interval` of a statistic that is one number."""
+    return intervals(lambda a, b: {"value": statistic(a, b)}, real, fake, **options)["value"]
+
+
 def by_id(score: Score) -> dict[str, dict[str, float]]:
     """A score's values as records name them: `{"fd_lite0_128_train": {"value": …}}`."""
     return values_to_dict(score.values)
@@ -182,12 +193,14 @@ def make_record(run_id: str = "noto-32", value: float = 321.123456, **entries) -
 
 
 def make_inputs(batch, height, width, partitions, head_dim=2, **options):
-    """Random q, k, v and one bias table for each partition, all of them leaves that want gradients."""
-    options = {"dtype": torch.float64, "requires_grad": True} | options
+    """Random q, k, v and one bias table for each partition, all of them leaves that require gradients."""
+    how = {"dtype": torch.float64, "requires_grad": True} | options
     heads = sum(part.heads for part in partitions)
-    qkv = [torch.randn(batch, height, width, heads, head_dim, **options) for _ in range(3)]
-    shapes = [(part.heads, *2 * (2 * part.kernel_size - 1,)) for part in partitions]
-    bias = [torch.randn(shape, **options) for shape in shapes]
+    qkv = [torch.randn(batch, height, width, heads, head_dim, **how) for _ in range(3)]
+    bias = []
+    for part in partitions:
+        offsets = 2 * part.kernel_size - 1
+        bias.append(torch.randn(part.heads, offsets, offsets, **how))
     return *qkv, bias
 
 
@@ -204,11 +217,13 @@ def window_keys(height, width, size, shift, query):
     return [token for token in tokens if tile(*token) == tile(*query)]
 
 
-def slow_weights(layer, x, query):
-    """Softmax weights `(heads, H, W)` of one query, key by key; x is `(1, H, W, C)`."""
-    size, (height, width) = layer.windows.window_size, x.shape[1:3]
-    heads, width_of_head = layer.heads, x.shape[3] // layer.heads
-    projected = (x @ layer.qkv.weight.T + layer.qkv.bias)[0].view(height, width, 3, heads, width_of_head)
+def slow_window_weights(layer, x, query):
+    """Softmax weights `(heads, H, W)` of one query in shifted windows, key by key; x is `(1, H, W, C)`."""
+    size = layer.windows.window_size
+    height, width = x.shape[1:3]
+    heads = layer.heads
+    head_dim = x.shape[3] // heads
+    projected = (x @ layer.qkv.weight.T + layer.qkv.bias)[0].view(height, width, 3, heads, head_dim)
     weights = x.new_zeros(heads, height, width)
     for head in range(heads):
         half, within = divmod(head, heads // 2)
@@ -216,18 +231,21 @@ def slow_weights(layer, x, query):
         keys = window_keys(height, width, size, shift, query)
         logits = []
         for key in keys:
-            down, across = query[0] - key[0] + size - 1, query[1] - key[1] + size - 1
+            down = query[0] - key[0] + size - 1
+            across = query[1] - key[1] + size - 1
             bias = layer.tables[half][down * (2 * size - 1) + across, within]
-            q, k = projected[query][0, head], projected[key][1, head]
-            logits.append(q @ k / width_of_head**0.5 + bias)
+            q = projected[query][0, head]
+            k = projected[key][1, head]
+            logits.append(q @ k / head_dim**0.5 + bias)
         for key, weight in zip(keys, torch.stack(logits).softmax(0), strict=True):
             weights[head][key] = weight
     return weights
 
 
-def make_layer(heads=4, size=4, dim=8):
+def make_window_layer(heads=4, size=4, dim=8):
+    """A float64 `ShiftedWindowAttention` whose softmax is sharp."""
     torch.manual_seed(0)
     layer = ShiftedWindowAttention(dim, ShiftedWindows(heads, size)).double()
     for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter)  # a sharp softmax: every weight counts
+        nn.init.normal_(parameter)  # large, so that every weight counts
     return layer

@@ -235,7 +235,7 @@ def test_set_takes_one_value_or_several(capsys, monkeypatch, words):
 
 def test_options_of_train_reach_it(capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(loop, "train", lambda *values, **named: asked.append((values, named)) or Snapshots())
+    monkeypatch.setattr(loop, "train", lambda *values, **named: asked.append((values, named)) or TrainedRun())
     output_of(capsys, "train", "smoke")
     options = ["--out", "a=b", "--device", "cpu", "--score-every", 8]  # no value of --set
     output_of(capsys, "train", "smoke", "--set", "seed=1", *options)
@@ -245,13 +245,13 @@ def test_options_of_train_reach_it(capsys, monkeypatch):
     ]
 
 
-class Snapshots:
+class TrainedRun:
     """A run that has been trained."""
 
     path = "x"
 
-    def snapshots(self):
-        return [8]
+    def last_snapshot(self):
+        return 8
 
 
 def test_every_command_and_option_is_there():

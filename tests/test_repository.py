@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: dependencies told once, notebooks clean, modules small and in order."""
+"""The repository keeps its own rules: dependencies stated once, notebooks clean, imports from below."""
 
 import ast
 import re
@@ -204,6 +204,13 @@ def test_modules_import_from_their_own_room_or_a_lower_one():
             beside = FLOOR[other] == FLOOR[room] and (other == room or FLOOR[room] in SHARED_FLOORS)
             assert beside or FLOOR[other] < FLOOR[room], f"{path.name} of {room} imports {other}, above it"
     assert ("figures", "reporting") in arrows
+
+
+def test_readme_draws_the_floors():
+    text = (ROOT / "README.md").read_text().split("## Where things are")[1]
+    drawing = text.split("```")[1].strip("\n").splitlines()
+    rooms = [set(line[:50].split()) for line in drawing]  # then comes what is in them
+    assert rooms == [set(floor) for floor in reversed(FLOORS) if floor != ("__main__",)]
 
 
 def test_no_file_is_large():

@@ -80,7 +80,8 @@ class _Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _plan(height: int, width: int, part: HeadPartition, device: torch.device) -> _Plan:
-    size, dilation = part.kernel_size, part.dilation
+    size = part.kernel_size
+    dilation = part.dilation
     order = _token_order(height, width, dilation, device)  # (H · W,)
     back = order.argsort()  # (H · W,)
     token = (order // width, order % width)  # row and column of each place in the new order

@@ -151,7 +151,8 @@ def check_fits(level: Sequence[Partition], height: int, width: int, resolution: 
 
 
 def _neighborhood_problem(part: HeadPartition, n: int) -> str:
-    k, d = part.kernel_size, part.dilation
+    k = part.kernel_size
+    d = part.dilation
     if k * d <= n:
         return ""
     fix = f"d of at most {n // k}" if n >= k else "a smaller kernel or a larger level"
@@ -174,7 +175,13 @@ def _full_problem(height: int, width: int) -> str:
 
 
 def head_counts(widths: Sequence[int], head_dim: int, min_heads: int) -> tuple[int, ...]:
-    """Heads of levels of so many channels: `max(C // head_dim, min_heads)` (published: max(C / 32, 4))."""
+    """Heads of each level: `max(C // head_dim, min_heads)` (published: max(C / 32, 4)).
+
+    Args:
+        widths: channels C of the levels.
+        head_dim: channels of a head.
+        min_heads: the least heads of a level.
+    """
     return tuple(max(width // head_dim, min_heads) for width in widths)
 
 
@@ -229,8 +236,9 @@ def published_levels(heads: Sequence[int]) -> Levels:
         UserError: fewer heads than partitions at a level.
     """
     levels: list[Level] = [(Full(heads[0]),)]
-    for resolution, count in list(zip(resolutions(len(heads)), heads, strict=True))[1:]:
-        levels.append(published_partitions(count, resolution))
+    sides = resolutions(len(heads))
+    for side, count in zip(sides[1:], heads[1:], strict=True):
+        levels.append(published_partitions(count, side))
     return tuple(levels)
 
 
@@ -284,8 +292,10 @@ def styleswin_levels(heads: Sequence[int]) -> Levels:
     Raises:
         UserError: an odd number of heads at a level.
     """
-    sides = resolutions(len(heads))
-    return tuple((ShiftedWindows(h, min(8, side)),) for h, side in zip(heads, sides, strict=True))
+    levels: list[Level] = []
+    for side, count in zip(resolutions(len(heads)), heads, strict=True):
+        levels.append((ShiftedWindows(count, min(8, side)),))
+    return tuple(levels)
 
 
 # As text
@@ -359,5 +369,5 @@ def format_levels(levels: Levels) -> str:
             continue
         if made == levels:
             return name
-    from_8_on = levels[0] == (Full(heads[0]),)
-    return "/".join(format_partitions(level) for level in levels[from_8_on:])
+    shown = levels[1:] if levels[0] == (Full(heads[0]),) else levels  # full attention at 4 × 4 is understood
+    return "/".join(format_partitions(level) for level in shown)

@@ -79,7 +79,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, partition: HeadPartition, bias: Ten
 
 
 def check_query(query: tuple[int, int], height: int, width: int) -> None:
-    """Check that a query, (row, column), is on a grid of tokens.
+    """Check that a query is on a grid of tokens.
+
+    Args:
+        query: (row, column).
+        height: tokens of a column.
+        width: tokens of a row.
 
     Raises:
         UserError: it is outside of it.

@@ -33,7 +33,17 @@ def relative_position_index(size: int, device: torch.device | None = None) -> Te
 
 
 def shift_mask(height: int, width: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Bias `(windows, size², size²)` of shifted windows: -100 where rolling joined what is no neighbor."""
+    """Bias of shifted windows: -100 where rolling joined tokens that are no neighbors.
+
+    Args:
+        height: tokens of a column, a multiple of the size.
+        width: tokens of a row, a multiple of the size.
+        size: tokens a side of a window.
+        device: of the result.
+
+    Returns:
+        `(windows, size², size²)`, for each query and key of each window.
+    """
 
     def region(n: int) -> Tensor:
         """0, 1 or 2 for each token of an axis, `(n / size, size)`: unequal ones are no neighbors."""

@@ -74,7 +74,11 @@ class TileRun:
     span: int
 
     def split(self, units: int) -> Iterator["TileRun"]:
-        """Runs of at most `units` tiles, all groups counted."""
+        """The run in parts, in order.
+
+        Args:
+            units: tiles of a part at most, those of all its groups counted.
+        """
         groups = min(units, self.groups)
         count = min(units // groups, self.count)
         for i in range(0, self.groups, groups):
@@ -89,7 +93,16 @@ class TileRun:
                 )
 
     def windows(self, kernel_size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Of the first tile: which keys each query sees, and key minus query: `(tile, span)` each."""
+        """Windows of the first tile, which are those of every other.
+
+        Args:
+            kernel_size: k, keys of a window.
+            device: of the result.
+
+        Returns:
+            Which keys each query sees, bool `(tile, span)`, and key minus query, counted in the group, of the
+            same shape.
+        """
         query = torch.arange(self.query, self.query + self.tile, device=device)[:, None]  # (tile, 1)
         key = torch.arange(self.key, self.key + self.span, device=device)  # (span,)
         start = (query - kernel_size // 2).clamp(0, self.length - kernel_size)  # (tile, 1)
@@ -98,7 +111,13 @@ class TileRun:
 
 @functools.cache
 def axis_runs(n: int, kernel_size: int, dilation: int) -> tuple[TileRun, ...]:
-    """How an axis of `n` tokens is cut."""
+    """How an axis is cut: runs of tiles, which hold each token once.
+
+    Args:
+        n: tokens of the axis.
+        kernel_size: k, keys of a window.
+        dilation: tokens from one key to the next.
+    """
     short = n // dilation  # members of a group
     longer = n % dilation  # the first groups have one member more
     runs = []
@@ -253,7 +272,7 @@ def _backward_piece(
     weights = _weights(tile_q, tile_k, mask)  # (N, h, Q, K)
     grad_weights = (tile_grad @ tile_v.mT).to(mask.dtype)  # (N, h, Q, K)
     grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, mask.dtype)  # (N, h, Q, K)
-    grad_mask += grad_logits.sum(0)
+    grad_mask.add_(grad_logits.sum(0))
     low_logits = grad_logits.to(q.dtype)  # (N, h, Q, K)
     low_weights = weights.to(q.dtype)  # (N, h, Q, K)
     _write_queries(grad_q, piece, _product(low_logits, tile_k).mul_(scale))
@@ -425,18 +444,18 @@ def _overlapping(run: TileRun) -> int:
 # Derivatives and shapes
 
 
-def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
     *tensors, bias, ctx.numbers, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *bias)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple:
+def _backward_formula(ctx: Any, grad: Tensor) -> tuple:
     q, k, v, *bias = ctx.saved_tensors
     grad_q, grad_k, grad_v, *grad_bias = _backward(grad, q, k, v, bias, ctx.numbers, ctx.scale)
     return grad_q, grad_k, grad_v, grad_bias, None, None
 
 
-def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
+def _double_backward_formula(ctx: Any, cotangents: list[Tensor]) -> tuple:
     """Second order: nothing here needs it fast, so it is the reference's."""
     with torch.enable_grad():
         grad, *inputs = (x.detach().requires_grad_() for x in ctx.saved_tensors)
@@ -449,8 +468,8 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     return grad_grad, grad_q, grad_k, grad_v, grad_bias, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
-_backward.register_autograd(_differentiate_backward, setup_context=_keep)
+_forward.register_autograd(_backward_formula, setup_context=_setup_context)
+_backward.register_autograd(_double_backward_formula, setup_context=_setup_context)
 
 
 @_forward.register_fake

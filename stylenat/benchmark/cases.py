@@ -24,10 +24,16 @@ import torch
 from stylenat.benchmark.matmul import MatmulTime, Product, Recorder, macs
 
 WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # FFHQ-1024's; the first seven are FFHQ-256's
-BEFORE, NOW, CHECKPOINTED = "before", "now", "checkpointed"  # states of a case
+# States of a case.
+BEFORE = "before"
+NOW = "now"
+CHECKPOINTED = "checkpointed"
 CHANGES = ("allocator", "mlp", "attention")  # what can be undone in today's code
 CHANGED_CASES = ("sample-256", "generator-256")  # where each of them is
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # names of glibc's mallopt
+# Parameters of glibc's mallopt.
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+_MMAP_MAX = -4
 _OPERATORS = 10  # of a profile
 
 
@@ -156,16 +162,22 @@ class Prepared:
 
 
 def case_config(case: Case, package: MeasuredPackage, **settings: Any) -> Any:
-    """The configuration of a case's networks: its preset's, or FFHQ-1024's cut off at the resolution."""
+    """The configuration of a case's networks: its preset's, or FFHQ-1024's cut off at the resolution.
+
+    Args:
+        case: one of `CASES`.
+        package: the package that is measured.
+        settings: fields to replace, as of `get_config`.
+    """
     if case.preset:
         return package.get_config(case.preset, **settings)
     widths = WIDTHS[: case.resolution.bit_length() - 2]
-    critic = (*widths[:-2], widths[-1])
+    *coarse, _, finest = widths
     return package.get_config(
         "ffhq-1024",
         resolution=case.resolution,
         widths=widths,
-        discriminator_widths=critic,
+        discriminator_widths=(*coarse, finest),
         batch_size=case.batch,
         **settings,
     )
@@ -254,7 +266,7 @@ def undo(change: str, base: str | Path = "") -> None:
     from stylenat.models import mlp, stylenat
 
     if change == "mlp":
-        stylenat.mlp = mlp._whole
+        stylenat.mlp = mlp.plain_mlp
     elif change == "attention":
         dispatch.BACKENDS["tiled"] = dispatch.Backend(_old_attention(Path(base)))
 
@@ -380,7 +392,7 @@ def equality(side: int = 64) -> dict[str, Any]:
         errors["natten, no bias, forward"] = relative_errors(attention("natten"), reference, qkv, False)
     shapes = ((4096, 128), (512, 128), (512,), (128, 512), (128,))
     tensors = [torch.randn(size, dtype=torch.float64).div(8).requires_grad_() for size in shapes]
-    errors["MLP by slices"] = relative_errors(mlp.mlp, mlp._whole, tensors)
+    errors["MLP by slices"] = relative_errors(mlp.mlp, mlp.plain_mlp, tensors)
 
     tiled = dispatch.BACKENDS["tiled"].attend
 

@@ -19,7 +19,7 @@ class Stamp:
 
     Attributes:
         commit: of the code that was measured; of a number found by hand, the commit that first states it.
-        dirty: whether that code had changes beside the commit.
+        dirty: whether that code differed from the commit.
         benchmark: commit of the code that measured.
         device: name of the hardware.
         threads: of PyTorch.

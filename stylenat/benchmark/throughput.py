@@ -5,7 +5,7 @@ import importlib.metadata
 import math
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from stylenat.models.base import Generator
 from stylenat.progress import progress
 from stylenat.provenance import describe_device
 
-_RATIOS = 7  # so often a few calls and the products alone are timed next to each other
+_RATIOS = 7  # times at most that some calls and the products alone are timed next to each other
 
 
 @dataclass(frozen=True)
@@ -179,13 +179,13 @@ def measure(
         UserError: there is no such device.
     """
     keep_freed_memory()
-    found = torch.device(pick_device(device))
-    model = generator.to(found).eval()
+    torch_device = pick_device(device)
+    model = generator.to(torch_device).eval()
     rows = []
     with progress(total=len(protocol.batches) * protocol.rounds, unit="call", desc=name) as bar:
         for batch in protocol.batches:
             products = generator_products(model, batch)
-            with _precision(protocol, found):
+            with _precision(protocol, torch_device):
                 rows.append(_measure(model, protocol, name, batch, products, bar))
     return rows
 
@@ -288,12 +288,12 @@ def measure_levels(generator: Generator, device: str | None = None, rounds: int 
     Returns:
         A `LevelTime` a level, from 4 on.
     """
-    found = torch.device(pick_device(device))
-    model = generator.to(found).eval()
+    torch_device = pick_device(device)
+    model = generator.to(torch_device).eval()
     products = generator_products(model, 1)
-    z = torch.randn(1, model.latent_dim, device=found)
-    with _precision(PROTOCOLS["ours"], found):
-        calls = [_level_seconds(model, z, found) for _ in range(rounds + 1)][1:]
+    z = torch.randn(1, model.latent_dim, device=torch_device)
+    with _precision(PROTOCOLS["ours"], torch_device):
+        calls = [_level_seconds(model, z, torch_device) for _ in range(rounds + 1)][1:]
     rows = []
     for level in calls[0]:
         own = Counter({product: n for product, n in products.items() if product.level == level})
@@ -315,7 +315,7 @@ def measure_levels(generator: Generator, device: str | None = None, rounds: int 
 
 def _level_seconds(generator: Generator, z: torch.Tensor, device: torch.device) -> dict[int, float]:
     """Seconds of each level in one call, by resolution."""
-    seconds: dict[int, float] = Counter()  # type: ignore[assignment]
+    seconds: defaultdict[int, float] = defaultdict(float)
     handles = []
     started = 0.0
 
@@ -346,11 +346,11 @@ def _level_seconds(generator: Generator, z: torch.Tensor, device: torch.device) 
 
 def roofs(device: str | None = None) -> tuple[float, float]:
     """What the machine can do in float32, best of six: GFLOP/s of a matrix product, GB/s of a copy."""
-    found = torch.device(pick_device(device))
-    x = torch.rand(2048, 2048, device=found)
-    y = torch.rand(64 * 2**20, device=found)  # 256 MiB, larger than any cache
-    to = torch.empty_like(y)
-    with _precision(PROTOCOLS["ours"], found):
-        product = min(timed(lambda: x @ x, found) for _ in range(6))
-        copied = min(timed(lambda: to.copy_(y), found) for _ in range(6))
-    return 2 * 2048**3 / 1e9 / product, 2 * y.numel() * 4 / 1e9 / copied
+    torch_device = pick_device(device)
+    x = torch.rand(2048, 2048, device=torch_device)
+    y = torch.rand(64 * 2**20, device=torch_device)  # 256 MiB, larger than any cache
+    target = torch.empty_like(y)
+    with _precision(PROTOCOLS["ours"], torch_device):
+        product = min(timed(lambda: x @ x, torch_device) for _ in range(6))
+        copy = min(timed(lambda: target.copy_(y), torch_device) for _ in range(6))
+    return 2 * 2048**3 / 1e9 / product, 2 * y.numel() * 4 / 1e9 / copy

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 
 from stylenat.attention.partitions import format_partitions
-from stylenat.checkpoints.load import CARD, Checkpoint, build_from, open_checkpoint
+from stylenat.checkpoints.load import MODEL_FILE, Checkpoint, build_from, open_checkpoint
 from stylenat.checkpoints.model_card import model_card
-from stylenat.checkpoints.published import NETWORKS, Tensors, published_contents
-from stylenat.checkpoints.tensors import save_tensors
+from stylenat.checkpoints.published import NETWORK_NAMES, published_contents
+from stylenat.checkpoints.tensors import Tensors, save_tensors
 from stylenat.errors import UserError
-from stylenat.models.base import Generator
+from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import workspace, write_atomically
-from stylenat.reporting.records import read_record
+from stylenat.paths import write_atomically
+from stylenat.reporting.records import read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
+
+RECORDED = ("score", "dataset", "minutes", "device", "commit")  # what a model takes from its run's record
 
 
 def convert(
@@ -48,7 +50,7 @@ def convert(
     path = Path(target).expanduser()
     as_pt = path.suffix in (".pt", ".pth")
     _check_target(path, as_pt)
-    names = [name for name in NETWORKS if name in checkpoint.networks]
+    names = [name for name in NETWORK_NAMES if name in checkpoint.networks]
     if "g_ema" not in names:
         raise UserError(f"{checkpoint.path} has no network 'g_ema' to convert: it holds {', '.join(names)}")
     generator = build_from(checkpoint, "g_ema", partitions)
@@ -71,29 +73,35 @@ def convert(
     facts = _facts(checkpoint, generator, networks)
     write_atomically(path / "README.md", model_card(facts))
     text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path / CARD, text)  # last: now it is a model
+    write_atomically(path / MODEL_FILE, text)  # last: now it is a model
     return path
 
 
 def _check_target(path: Path, as_pt: bool) -> None:
     if not path.exists():
         return
-    is_model = path.is_dir() and (path / CARD).is_file()
+    is_model = path.is_dir() and (path / MODEL_FILE).is_file()
     is_empty = path.is_dir() and not any(path.iterdir())
     if as_pt or not (is_model or is_empty):
         raise UserError(f"{path} exists already and is no model folder: give a new one")
 
 
 def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, Tensors]) -> dict[str, Any]:
-    """What `model.json` holds: all that is known of a model."""
+    """What `model.json` holds: all that is known of a model.
+
+    Args:
+        checkpoint: the source.
+        generator: its averaged generator.
+        networks: tensors of the networks that are written.
+    """
     known = {key: value for key, value in checkpoint.facts.items() if key not in ("partitions", "files")}
     config = known.get("config", {})
-    path = workspace("results", "runs", str(known.get("source")), "result.json")
+    path = record_path(str(known.get("source")))
     if config and path.is_file():
         record = read_record(path)
         if record.nimg == known["nimg"] and record.config == config:
             recorded = record.to_dict()
-            known |= {name: recorded[name] for name in ("score", "dataset", "minutes", "device", "commit")}
+            known |= {name: recorded[name] for name in RECORDED if name in recorded}
     if checkpoint.path.is_file():
         known.setdefault("source_sha256", _sha256(checkpoint.path))
     if isinstance(generator, StyleNAT):
@@ -106,7 +114,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
         "widths": list(generator.widths),
         "latent_dim": generator.latent_dim,
         **own,
-        "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+        "parameters": count_parameters(generator),
         "mean_style": {"styles": MEAN_STYLES, "seed": 0},
         "networks": list(networks),
         "precision": _precision(networks["g_ema"]),

@@ -21,9 +21,9 @@ from stylenat.attention.partitions import (
     parse_partitions,
     resolutions,
 )
-from stylenat.checkpoints.published import Tensors, from_published, read_pt, state_dicts
-from stylenat.checkpoints.run import Run
-from stylenat.checkpoints.tensors import load_tensors
+from stylenat.checkpoints.published import from_published, read_pt, state_dicts
+from stylenat.checkpoints.run import Run, is_run
+from stylenat.checkpoints.tensors import Tensors, load_tensors
 from stylenat.config import Config
 from stylenat.errors import UserError
 from stylenat.models.base import Generator
@@ -32,7 +32,7 @@ from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import StyleNAT
 from stylenat.paths import workspace
 
-CARD = "model.json"  # makes a folder a model
+MODEL_FILE = "model.json"  # makes a folder a model
 LONGEST_SETTING = 1000  # characters of a list that is kept
 # A level as users and files describe it: text, or of each partition its dilation, (kernel, dilation), or all.
 GivenLevel = str | Sequence[Any]
@@ -82,10 +82,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        return _open_model(place) if (place / CARD).is_file() else _open_run(Run.open(str(path)))
+        return _open_model(place) if (place / MODEL_FILE).is_file() else _open_run(Run.open(str(path)))
     if place.is_file():
         return _open_safetensors(place) if place.suffix == ".safetensors" else _open_pt(place)
-    if (workspace("runs", str(path)) / "config.json").is_file():
+    if is_run(workspace("runs", str(path))):
         return _open_run(Run.open(str(path)))
     raise UserError(
         f"checkpoint {str(path)!r} not found: give a published .pt, a model folder, a .safetensors file, or "
@@ -134,36 +134,34 @@ def _find(settings: Mapping[str, Any], name: str) -> Any:
 
 def _open_model(path: Path) -> Checkpoint:
     try:
-        facts = json.loads((path / CARD).read_text(encoding="utf-8"))
+        facts = json.loads((path / MODEL_FILE).read_text(encoding="utf-8"))
         levels: list[GivenLevel] = []
         if "generator" not in facts:  # it is StyleNAT's
             levels += [parse_partitions(text) for text in facts["partitions"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / CARD} is damaged ({error!r}): convert the model again") from None
+        raise UserError(f"{path / MODEL_FILE} is damaged ({error!r}): convert the model again") from None
     files = {file.stem: file for file in sorted(path.glob("*.safetensors"))}
     return Checkpoint(path, _readers(files), levels, facts)
 
 
 def _open_run(run: Run) -> Checkpoint:
-    snapshots = run.snapshots()
-    if not snapshots:
-        raise UserError(f"run {run.id} has no snapshot yet: train it on")
+    nimg = run.last_snapshot()
     state = run.state_path()
     files = {
-        "g_ema": run.generator_path(snapshots[-1]),
+        "g_ema": run.generator_path(nimg),
         "g": state / "generator.safetensors",
         "d": state / "discriminator.safetensors",
     }
     config = run.config
-    facts = {"source": run.id, "layout": "run", "nimg": snapshots[-1], "config": config.to_dict()}
+    facts = {"source": run.id, "layout": "run", "nimg": nimg, "config": config.to_dict()}
     return Checkpoint(run.path, _readers(files), list(config.partitions), facts)
 
 
 def _open_safetensors(path: Path) -> Checkpoint:
     """A file of a model folder or of a run's snapshots; else the tensors alone."""
-    if (path.parent / CARD).is_file():
+    if (path.parent / MODEL_FILE).is_file():
         known = _open_model(path.parent)
-    elif path.parent.name == "generators" and (path.parent.parent / "config.json").is_file():
+    elif path.parent.name == "generators" and is_run(path.parent.parent):
         known = _open_run(Run(path.parent.parent))
     else:
         known = Checkpoint(path, {}, facts={"source": path.name, "layout": "safetensors"})
@@ -388,11 +386,9 @@ def _dilated(level: Level, given: GivenLevel, resolution: int) -> Level:
     except (TypeError, ValueError):  # too many, too few, or nothing of the kind
         fits = False
     if not fits:
+        held = [f"{part.heads} heads with kernel {part.kernel_size}" for part in _neighborhoods(level)]
         raise UserError(
-            f"partitions {given!r} at level {resolution} do not fit its tensors, which have "
-            + ", ".join(
-                f"{part.heads} heads with kernel {part.kernel_size}" for part in _neighborhoods(level)
-            )
+            f"partitions {given!r} at level {resolution} do not fit its tensors, which have {', '.join(held)}"
         )
     return made
 

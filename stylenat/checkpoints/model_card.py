@@ -13,7 +13,11 @@ SHOWN = ("batch_size", "generator_lr", "discriminator_lr", "r1_gamma", "bcr_weig
 
 
 def model_card(facts: dict[str, Any]) -> str:
-    """The model card of what `model.json` holds, Markdown."""
+    """The model card, Markdown.
+
+    Args:
+        facts: what `model.json` holds.
+    """
     config = facts.get("config", {})
     size = facts["resolution"]
     return f"""---
@@ -76,12 +80,14 @@ def _attention(text: str) -> str:
 
 
 def _if(text: str, value: object) -> str:
+    """The text with a value in it; empty where the value is not known."""
     return "" if value is None else text.format(value)
 
 
 def _data(facts: dict[str, Any]) -> str:
     if dataset := facts.get("dataset"):
-        return f"{dataset['name']}, {dataset['resolution']} pixels, manifest `{dataset['manifest']}`"
+        manifest = _if(", manifest `{}`", dataset.get("manifest"))
+        return f"{dataset['name']}, {dataset['resolution']} pixels{manifest}"
     return facts.get("config", {}).get("data") or "not recorded in the file"
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from stylenat.attention.partitions import Full, HeadPartition, Level, Levels, resolutions
 from stylenat.attention.shifted_windows import relative_position_index, shift_mask
+from stylenat.checkpoints.tensors import Tensors
 from stylenat.errors import UserError
 
-Tensors = dict[str, Tensor]
-NETWORKS = ("g_ema", "g", "d")
+NETWORK_NAMES = ("g_ema", "g", "d")
 # Buffers that are the same in every file.
 CONSTANT = re.compile(r"(\.kernel|\.(ll|lh|hl|hh)|_float_tensor|relative_position_index|attn_mask\d*)$")
 # Published name, ours. Legacy tables, then what StyleSwin has on the block itself.
@@ -126,7 +126,7 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
     layout = "new" if "state_dicts" in contents else "old"
     held = contents["state_dicts"] if layout == "new" else contents
     found = {}
-    for name in NETWORKS:
+    for name in NETWORK_NAMES:
         if not isinstance(held, Mapping) or not isinstance(held.get(name), dict):
             continue
         if not all(isinstance(tensor, Tensor) for tensor in held[name].values()):
@@ -134,7 +134,7 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
         found[name] = held[name]
     if not found:
         keys = ", ".join(map(repr, list(contents)[:5])) or "nothing"
-        raise UserError(f"{path} has none of {', '.join(NETWORKS)}: it holds {keys}")
+        raise UserError(f"{path} has none of {', '.join(NETWORK_NAMES)}: it holds {keys}")
     return found, layout
 
 
@@ -175,7 +175,7 @@ def _rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
 
 
 def _constants(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The constant buffers that a published network holds beside these tensors of ours."""
+    """The constant buffers that a published network has besides these tensors of ours."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     fir = torch.outer(taps, taps)
     constants: Tensors = {}
@@ -212,6 +212,13 @@ def _haar(module: str, inverse: bool = False) -> Tensors:
 
 
 def _window_constants(block: str, half: str, table: Tensor) -> Tensors:
+    """The constants of one half of StyleSwin's heads.
+
+    Args:
+        block: name of the block, such as "layers.2.blocks.0".
+        half: "0", or "1" for the shifted windows.
+        table: the half's relative position bias `((2 · size - 1)², heads / 2)`.
+    """
     size = (int(len(table) ** 0.5) + 1) // 2
     resolution = resolutions(int(block.split(".")[1]) + 1)[-1]
     constants = {f"{block}.attn.{half}.relative_position_index": relative_position_index(size)}

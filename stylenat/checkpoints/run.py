@@ -12,15 +12,24 @@ from torch import Tensor, nn
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
 from stylenat.errors import UserError
+from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
 from stylenat.paths import workspace, write_atomically
 
-BEST = "kid_lite0_128_heldout"  # chooses the best generator of a run: unbiased, and no copy scores well
+# Chooses the best generator of a run: unbiased, and no copy scores well.
+BEST = ScoreKey("kid-lite0", "kid", "heldout")
+CONFIG = "config.json"  # makes a folder a run
+SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
 Line = dict[str, Any]
 State = Mapping[str, Mapping[str, Tensor]]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (path / CONFIG).is_file()
 
 
 class Run:
@@ -51,7 +60,7 @@ class Run:
         """
         runs = Path(folder or workspace("runs"))
         for path in (runs / run, Path(run)):
-            if (path / "config.json").is_file():
+            if is_run(path):
                 return cls(path)
         raise UserError(f"run {run!r} not found in {runs}: train it first, `python -m stylenat train {run}`")
 
@@ -67,7 +76,7 @@ class Run:
         Raises:
             UserError: the file is damaged.
         """
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         fields = _read_json(path)
         try:
             return Config.from_dict(fields)
@@ -81,7 +90,7 @@ class Run:
             UserError: it is of another configuration, or can't be written.
         """
         text = json.dumps(config.to_dict(), indent=1) + "\n"
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         if not path.is_file():
             try:
                 write_atomically(path, text)
@@ -103,17 +112,26 @@ class Run:
         found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
         return sorted(nimg for nimg in found if nimg <= newest)
 
+    def last_snapshot(self) -> int:
+        """The nimg of the last snapshot.
+
+        Raises:
+            UserError: there is none.
+        """
+        snapshots = self.snapshots()
+        if not snapshots:
+            raise UserError(f"run {self.id} has no snapshot yet: train it on")
+        return snapshots[-1]
+
     def generator(self, nimg: int | None = None) -> Generator:
         """The EMA generator of a snapshot (default: the last), in eval mode on the CPU.
 
         Raises:
             UserError: the run has no snapshot, or a damaged one.
         """
-        snapshots = self.snapshots()
-        if not snapshots:
-            raise UserError(f"run {self.id} has no snapshot yet: train it on")
+        last = self.last_snapshot()
         generator = build_generator(self.config)
-        path = self.generator_path(nimg or snapshots[-1])
+        path = self.generator_path(nimg or last)
         try:
             generator.load_state_dict(load_tensors(path))
         except RuntimeError:
@@ -126,7 +144,14 @@ class Run:
         return self.path / "generators" / f"{name}.safetensors"
 
     def save(self, nimg: int, ema: nn.Module, state: State, info: Mapping[str, Any]) -> None:
-        """Write a snapshot: EMA weights, then the training state and its `info`."""
+        """Write a snapshot: EMA weights, then the training state; of all states the two newest are kept.
+
+        Args:
+            nimg: images shown.
+            ema: the averaged generator.
+            state: tensors by network or optimizer and name.
+            info: plain JSON, see the method `info`.
+        """
         save_tensors(self.generator_path(nimg), ema.state_dict())
         final = self.path / "state" / f"{nimg:09d}"
         partial = final.with_name(f".{final.name}.{os.getpid()}")
@@ -190,29 +215,34 @@ class Run:
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    # Scores on the way
+    # Scores while it trains
 
     def scores(self) -> list[Line]:
         """The lines of `scores.jsonl`: nimg and the values of a score."""
-        return self._lines("scores.jsonl")
+        return self._lines(SCORES)
 
     def best(self) -> Line | None:
         """The line of `scores.jsonl` with the least `BEST`, or None where nothing was scored."""
-        return min(self.scores(), key=lambda line: line[BEST]["value"], default=None)
+        return min(self.scores(), key=lambda line: line[BEST.id]["value"], default=None)
 
-    def keep_score(self, nimg: int, ema: nn.Module, values: Mapping[str, Mapping[str, float]]) -> None:
+    def keep_score(self, nimg: int, ema: nn.Module, values: ScoreValues) -> None:
         """Add a line to `scores.jsonl`, and keep the generator as the "best" one if none was better.
 
         After a stop an nimg is scored again, on a GPU with other rounding: the best generator keeps its line.
+
+        Args:
+            nimg: images shown.
+            ema: the averaged generator that was scored.
+            values: its scores, `BEST` among them.
         """
         best = self.best()
-        if best is None or values[BEST]["value"] <= best[BEST]["value"]:
+        if best is None or values[BEST].value <= best[BEST.id]["value"]:
             save_tensors(self.generator_path("best"), ema.state_dict())
         elif best["nimg"] == nimg:
             return
         lines: list[Line] = [line for line in self.scores() if line["nimg"] != nimg]
-        lines.append({"nimg": nimg, **values})
-        self._write_lines("scores.jsonl", sorted(lines, key=lambda line: line["nimg"]))
+        lines.append({"nimg": nimg, **values_to_dict(values)})
+        self._write_lines(SCORES, sorted(lines, key=lambda line: line["nimg"]))
 
     def _lines(self, name: str) -> list[Line]:
         path = self.path / name

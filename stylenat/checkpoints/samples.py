@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from stylenat.checkpoints.load import CARD, load_generator
+from stylenat.checkpoints.load import MODEL_FILE, load_generator
+from stylenat.checkpoints.run import is_run
 from stylenat.data.dataset import ImageDataset, open_samples
 from stylenat.models.base import Generator
 
@@ -20,7 +21,7 @@ def open_images(path: str | Path, device: torch.device | str = "cpu") -> ImageDa
         UserError: there is neither at that path.
     """
     source = Path(path).expanduser()
-    is_model = any((source / name).is_file() for name in (CARD, "config.json"))
-    if source.suffix == ".zip" or (source.is_dir() and not is_model):
+    is_checkpoint = (source / MODEL_FILE).is_file() or is_run(source)
+    if source.suffix == ".zip" or (source.is_dir() and not is_checkpoint):
         return open_samples(source)
     return load_generator(path).to(device)

@@ -11,6 +11,8 @@ from torch import Tensor
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
 
+Tensors = dict[str, Tensor]  # by name, as in a state dict
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as a safetensors file, atomically."""
@@ -18,7 +20,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, safetensors.torch.save(contiguous))
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> Tensors:
     """Read a safetensors file.
 
     Raises:
@@ -34,7 +36,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     """An optimizer's moments and step counts by `"<index of the parameter>.<moment>"`."""
     tensors = {}
     for index, entry in optimizer.state_dict()["state"].items():

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from stylenat.data.dataset import check_resolution_value, split_positions
-from stylenat.data.sources import bar, open_source
+from stylenat.data.sources import open_source, with_progress
 from stylenat.errors import UserError
 
 
@@ -66,7 +66,7 @@ def check(source: str, resolution: int | None = None) -> Report:
     modes: Counter[str] = Counter()
     faults = []
     count = len(files.names)
-    for index in bar(range(count), "checking"):
+    for index in with_progress(range(count), "checking"):
         try:
             size, mode = files.header(index)
             files.image(index, resolution or min(size))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.data.sources import Source, bar, open_source
+from stylenat.data.sources import Source, open_source, with_progress
 from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
@@ -30,12 +30,21 @@ def split_positions(count: int, split: str) -> Sequence[int]:
 class ImageDataset:
     """Images of one source at one resolution and split; `[i]` is uint8 `(3, R, R)`, RGB.
 
+    Args:
+        files: the source, every image of which serves the resolution.
+        resolution: pixels a side, R.
+        split: "all", "train" or "heldout".
+        decoded: all images of the source, uint8 `(N, 3, R, R)`; None: each is decoded when it is asked for.
+
     Attributes:
         source: as given.
         name: of the folder or zip.
         resolution: pixels a side, R.
         split: "all", "train" or "heldout".
         names: of the images, relative, sorted.
+
+    Raises:
+        UserError: an unknown split, or one that is empty.
     """
 
     def __init__(self, files: Source, resolution: int, split: str, decoded: Tensor | None = None) -> None:
@@ -90,7 +99,8 @@ class ImageDataset:
         if self._decoded is not None:
             return self._decoded[self._positions[np.asarray(chosen)]]
         with ThreadPoolExecutor() as pool:
-            return torch.stack(list(bar(pool.map(self.__getitem__, chosen), "decoding", len(chosen))))
+            images = pool.map(self.__getitem__, chosen)
+            return torch.stack(list(with_progress(images, "decoding", len(chosen))))
 
 
 def open_dataset(source: str | Path, resolution: int, split: str = "all") -> ImageDataset:
@@ -119,7 +129,7 @@ def open_samples(source: str | Path) -> ImageDataset:
         UserError: as of `open_dataset`, or naming the first image of another size.
     """
     files = open_source(source)
-    sizes = [files.header(index)[0] for index in range(len(files.names))]
+    sizes = [files.header(index).size for index in range(len(files.names))]
     usual = Counter(sizes).most_common(1)[0][0]
     for name, (width, height) in zip(files.names, sizes, strict=True):
         if (width, height) != usual or width != height:

@@ -63,7 +63,7 @@ class _ShownImages(Dataset[Tensor]):
     def __getitems__(self, shown: Sequence[Shown]) -> Tensor | UserError:
         try:
             images = self.dataset.stack([index for index, _ in shown])
-        except UserError as error:  # handed over: a worker would wrap its one line into a traceback
+        except UserError as error:  # returned: a worker would wrap its one line into a traceback
             return error
         mirrored = torch.tensor([flip for _, flip in shown]).view(-1, 1, 1, 1)
         return torch.where(mirrored, images.flip(3), images)

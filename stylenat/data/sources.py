@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,15 +27,26 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from stylenat.errors import UserError
 from stylenat.progress import progress
 
-Header = tuple[tuple[int, int], str]  # (width, height) and Pillow's mode
 T = TypeVar("T")
 BUNDLED = "noto-faces"
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
-PROGRESS_FROM = 2000  # images
+PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
 _SYSTEM_FILE = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
 _SIDECAR = re.compile(r"(^|/)((README|LICEN[CS]E|NOTICE|COPYING)(\.(txt|md|rst|html))?|dataset\.json)$", re.I)
+
+
+class Header(NamedTuple):
+    """What an image file says before it is decoded.
+
+    Attributes:
+        size: (width, height).
+        mode: Pillow's.
+    """
+
+    size: tuple[int, int]
+    mode: str
 
 
 def pixels_sha256(images: np.ndarray) -> str:
@@ -49,7 +60,7 @@ def _manifest(names: Iterable[str], digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def bar(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
+def with_progress(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
     """The items with a progress bar, where there are enough of them to wait for.
 
     Args:
@@ -85,7 +96,7 @@ class Source(ABC):
 
     @abstractmethod
     def header(self, index: int) -> Header:
-        """An image's size and mode; the file is opened once."""
+        """An image's header; the file is opened once."""
 
     @abstractmethod
     def check_resolution_offered(self, resolution: int) -> None:
@@ -133,7 +144,7 @@ class _Bundled(Source):
         return _manifest(self.names, map(pixels_sha256, self.pixels))
 
     def header(self, index: int) -> Header:
-        return (64, 64), "RGB"
+        return Header((64, 64), "RGB")
 
     def check_resolution_offered(self, resolution: int) -> None:
         if resolution not in (32, 64):
@@ -179,14 +190,14 @@ class _Files(Source):
 
     @cached_property
     def manifest(self) -> str:
-        return _manifest(self.names, map(self._digest, bar(self.members, "hashing")))
+        return _manifest(self.names, map(self._digest, with_progress(self.members, "hashing")))
 
     def _digest(self, member: str) -> str:
         with self.open_member(member) as stream:
             return hashlib.sha256(stream.read()).hexdigest()
 
     def _with_image(self, index: int, action: Callable[[Image.Image], T]) -> T:
-        """`action(image)`; whatever goes wrong is said with the file's name."""
+        """What `action` returns for an image; the error of one that fails names the file."""
         member = self.members[index]
         try:
             with self.open_member(member) as stream, Image.open(stream) as image:
@@ -202,15 +213,15 @@ class _Files(Source):
 
     def header(self, index: int) -> Header:
         if index not in self._headers:
-            self._headers[index] = self._with_image(index, lambda image: (image.size, image.mode))
+            self._headers[index] = self._with_image(index, lambda image: Header(image.size, image.mode))
         return self._headers[index]
 
     def check_resolution_offered(self, resolution: int) -> None:
         pass
 
     def check_resolution(self, resolution: int) -> None:
-        for index in bar(range(len(self.members)), "checking sizes"):
-            self._check_size(index, self.header(index)[0], resolution)
+        for index in with_progress(range(len(self.members)), "checking sizes"):
+            self._check_size(index, self.header(index).size, resolution)
 
     def _check_size(self, index: int, size: tuple[int, int], resolution: int) -> None:
         if min(size) < resolution:
@@ -247,10 +258,8 @@ class _Zip(_Files):
 
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (
-                os.getpid(),
-                zipfile.ZipFile(self.path),
-            )  # its lock lets threads read side by side
+            archive = zipfile.ZipFile(self.path)  # its lock lets threads read side by side
+            self._opened = (os.getpid(), archive)
         return self._opened[1]
 
     def open_member(self, member: str) -> IO[bytes]:

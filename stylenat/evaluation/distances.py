@@ -22,7 +22,7 @@ class Gaussian(Protocol):
 
     @property
     def count(self) -> float:
-        """Features that it sums up; infinite where nobody knows."""
+        """Features that it sums up; infinite where it is not known."""
 
     @property
     def mean(self) -> Tensor:
@@ -250,7 +250,7 @@ def kernel_distance_subsets(
 
     Returns:
         The mean and its standard error: that of choosing subsets of these features, 0 for `subset_size` = N =
-        M. What other features would give is for `interval`.
+        M. What other features would give is for `intervals.intervals`.
 
     Raises:
         UserError: a `subset_size` beyond either set, and as of every function here.

@@ -131,13 +131,13 @@ def _values(
 ) -> dict[ScoreKey, ScoreValue]:
     """The values of one comparison, with interval and limits."""
     metric = comparison.metric
-    theirs = real.features
-    if comparison.moments and isinstance(theirs, Tensor):
-        theirs = Moments().update(theirs)
-    ours = fake[: comparison.count] if isinstance(fake, Tensor) else fake
+    real_set = real.features
+    if comparison.moments and isinstance(real_set, Tensor):
+        real_set = Moments().update(real_set)
+    fake_set = fake[: comparison.count] if isinstance(fake, Tensor) else fake
     limits = real.limits(metric)
     values = {}
-    for column, found in intervals(metric.compute, theirs, ours, comparison.halvings).items():
+    for column, found in intervals(metric.compute, real_set, fake_set, comparison.halvings).items():
         known = {name: by_column[column] for name, by_column in limits.items()}
         key = ScoreKey(comparison.name, column, comparison.split)
         values[key] = ScoreValue(**asdict(found), **known)

@@ -38,18 +38,6 @@ class Interval:
     high: float
 
 
-def interval(
-    statistic: Callable[[Any, Any], float],
-    real: Features | list[Moments] | Gaussian,
-    fake: Features | list[Moments],
-    splits: int = 20,
-    seed: int = 0,
-) -> Interval:
-    """`intervals` of a statistic that is one number."""
-    found = intervals(lambda a, b: {"": statistic(a, b)}, real, fake, splits, seed)
-    return found[""]
-
-
 def intervals(
     statistic: Callable[[Any, Any], dict[str, float]],
     real: Features | list[Moments] | Gaussian,

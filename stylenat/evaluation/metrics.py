@@ -17,7 +17,8 @@ from stylenat.features.networks import NETWORKS, FeatureNetwork
 
 _SUBSET = 1000  # images in each of KID's subsets
 _NEAREST = 3  # k of precision and recall
-SPLITS = {  # of the real images, for the small protocol, and how tables call them
+# How tables call the splits of the real images that the small protocol compares with.
+SPLIT_TITLES = {
     "train": "train",
     "heldout": "held-out",
 }
@@ -25,7 +26,12 @@ _ALL = ("all",)  # the literature's metrics compare with every real image
 
 
 class Column(NamedTuple):
-    """One number of a metric."""
+    """One number of a metric.
+
+    Attributes:
+        title: for readers, without the network.
+        lower_is_better: whether less is better.
+    """
 
     title: str
     lower_is_better: bool
@@ -85,15 +91,20 @@ class Metric:
         return self.splits != _ALL
 
     def compute(self, real: Any, fake: Any) -> dict[str, float]:
-        """The statistic of two sets by column."""
+        """The statistic of two sets by column.
+
+        Args:
+            real: what `statistic` takes of the real images.
+            fake: what it takes of the generated ones.
+        """
         found = self.statistic(real, fake)
         return found if isinstance(found, dict) else {self.columns[0]: found}
 
 
 METRICS = {
-    "fd-lite0": Metric("lite0", *_FD, ("fd",), splits=tuple(SPLITS)),
-    "kid-lite0": Metric("lite0", *_KID, ("kid",), splits=tuple(SPLITS)),
-    "pr-lite0": Metric("lite0", *_PR, _PR_COLUMNS, splits=tuple(SPLITS)),
+    "fd-lite0": Metric("lite0", *_FD, ("fd",), splits=tuple(SPLIT_TITLES)),
+    "kid-lite0": Metric("lite0", *_KID, ("kid",), splits=tuple(SPLIT_TITLES)),
+    "pr-lite0": Metric("lite0", *_PR, _PR_COLUMNS, splits=tuple(SPLIT_TITLES)),
     "fid": Metric("inception-legacy", *_FD, ("fid",), moments=True),
     "kid": Metric("inception-legacy", *_KID_SUBSETS, ("kid",)),
     "pr": Metric("inception-legacy", *_PR, _PR_COLUMNS),
@@ -136,7 +147,7 @@ class ScoreKey(NamedTuple):
     @property
     def split_title(self) -> str:
         """How tables call the split."""
-        return SPLITS[self.split]
+        return SPLIT_TITLES[self.split]
 
     @property
     def arrow(self) -> str:
@@ -157,7 +168,7 @@ def keys_of(names: Iterable[str]) -> Iterator[ScoreKey]:
                 yield ScoreKey(name, column, split)
 
 
-SCORE_KEYS = tuple(keys_of(METRICS))  # every score that can be had
+SCORE_KEYS = tuple(keys_of(METRICS))  # every score there is
 _KEYS_BY_ID = {key.id: key for key in SCORE_KEYS}
 
 
@@ -172,8 +183,8 @@ def score_key(name: str) -> ScoreKey:
     return _KEYS_BY_ID[name]
 
 
-def parse_metrics(names: str | Iterable[str]) -> dict[str, Metric]:
-    """Metrics by name, in the given order.
+def parse_metrics(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of metrics, in the given order, each once.
 
     Args:
         names: `"fid,kid"`, or several names.
@@ -187,7 +198,7 @@ def parse_metrics(names: str | Iterable[str]) -> dict[str, Metric]:
             raise unknown("metric", name, METRICS)
     if not given:
         raise UserError(f"no metric was given; choose from {', '.join(METRICS)}.")
-    return {name: METRICS[name] for name in given}
+    return tuple(dict.fromkeys(given))
 
 
 @dataclass(frozen=True)

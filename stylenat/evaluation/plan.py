@@ -8,8 +8,8 @@ from stylenat.evaluation.metrics import METRICS, Metric
 from stylenat.evaluation.reference import LEAST, Reference
 
 MANY = 1000  # of more images a side a Fréchet distance takes moments: exact halves would take minutes
-HALVINGS_SMALL = 20  # of the interval of the small protocol
-HALVINGS = 8  # of the others' interval
+HALVINGS_SMALL = 20  # split halves of an interval of the small protocol
+HALVINGS = 8  # of any other's
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Comparison:
     Attributes:
         name: of the metric, a key of `METRICS`.
         split: "train", "heldout" or "all".
-        generated: images that are generated; comparisons of one number share them.
+        generated: number of images that are generated; comparisons of one number share them.
         count: how many of them, the first ones, are compared.
         moments: the real features enter as their mean and covariance.
     """

@@ -36,7 +36,7 @@ class RealFeatures:
     Attributes:
         features: `(N, D)`, or their mean and covariance.
         other_real: of as many other real images, for the real-vs-real baseline; None where there are none.
-        noise: of as many images of uniform noise; None where nobody asks.
+        noise: of as many images of uniform noise; None where it is not used.
     """
 
     features: Tensor | Gaussian
@@ -77,7 +77,7 @@ class Reference(ABC):
         """Real images of a split that are compared.
 
         Raises:
-            UserError: too few, or nobody knows.
+            UserError: there are too few, or their number is not known.
         """
 
     @abstractmethod

@@ -37,7 +37,11 @@ class Samples(ABC):
 
     @abstractmethod
     def check(self, count: int, resolution: int) -> None:
-        """Check that there are `count` images of a resolution.
+        """Check that there are enough images, and of the right size.
+
+        Args:
+            count: images that are compared.
+            resolution: pixels a side of the real images.
 
         Raises:
             UserError: there are not.

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from torch import nn
 
 from stylenat.checkpoints.run import LOG, Run
 from stylenat.data.dataset import open_dataset
@@ -12,7 +11,8 @@ from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate, nearest_training_images
 from stylenat.evaluation.metrics import METRICS, OFFLINE, parse_metrics
 from stylenat.features.networks import NETWORKS, FeatureNetwork
-from stylenat.images import image_grid, save_png
+from stylenat.images import save_png
+from stylenat.models.base import count_parameters
 from stylenat.models.build import build_discriminator
 from stylenat.paths import write_atomically
 from stylenat.progress import progress
@@ -23,9 +23,7 @@ from stylenat.reporting.records import (
     RunRecord,
     write_record,
 )
-from stylenat.sampling.sample import sample_images
-
-SAMPLES = 64  # seeds in a record's grid
+from stylenat.sampling.sample import sample_sheet
 
 
 def score_run(
@@ -39,7 +37,7 @@ def score_run(
 ) -> RunRecord:
     """Score every snapshot of a run and write its record under `results/runs/<run id>/`.
 
-    The folder then holds `result.json`, `log.csv` (the training log) and `samples.png` (seeds 0 … 63).
+    The folder then holds `result.json`, `log.csv` (the training log) and `samples.png` (see `sample_sheet`).
 
     Args:
         run: a training run.
@@ -84,8 +82,8 @@ def score_run(
         minutes=info["seconds"] / 60,
         dataset=DatasetInfo(dataset.name, dataset.resolution, dataset.manifest),
         parameters=ParameterCounts(
-            generator=_count_parameters(generator),
-            discriminator=_count_parameters(build_discriminator(config)),
+            generator=count_parameters(generator),
+            discriminator=count_parameters(build_discriminator(config)),
         ),
         score=score,
         config=config.to_dict(),
@@ -98,7 +96,7 @@ def score_run(
     )
     folder = write_record(record).parent
     write_atomically(folder / "log.csv", log.to_csv(index=False, lineterminator="\n"))
-    save_png(folder / "samples.png", image_grid(sample_images(generator, range(SAMPLES)), columns=8))
+    save_png(folder / "samples.png", sample_sheet(generator))
     return record
 
 
@@ -109,7 +107,3 @@ def _elapsed(run: Run, log: pd.DataFrame, snapshots: Sequence[int]) -> dict[int,
     if missing:
         raise UserError(f"{run.path / LOG} has no line of nimg={missing[0]}: restore the file")
     return elapsed
-
-
-def _count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -78,9 +78,9 @@ def attention_figure(
     Args:
         generator: in eval mode.
         seed: of the image.
-        level: resolution of the level, one of 4, 8, …, R.
+        level: resolution of the level, one of the generator's.
         queries: `{"name": (row, column)}` on the level's grid; the query is the outlined square.
-        block: 0 or 1, the level's first or second block.
+        block: which block of the level, from 0.
         truncation_psi: see `truncate`.
 
     Raises:

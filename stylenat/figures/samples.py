@@ -140,7 +140,7 @@ def mixing_grid(
         generator: any generator.
         coarse_seeds: the rows' seeds, whose own images are on the left.
         fine_seeds: the columns' seeds, whose own images are on top.
-        level: resolution from which on the fine styles hold, one of 4, 8, …, R.
+        level: resolution from which on the fine styles hold, one of the generator's.
         truncation_psi: 1 for none.
 
     Raises:

@@ -11,6 +11,11 @@ from stylenat.attention.layers import Attention
 from stylenat.errors import UserError
 
 
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 class Stage(NamedTuple):
     """What a generator computes for one level.
 

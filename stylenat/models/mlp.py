@@ -23,11 +23,12 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
         `(…, C')`.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return _whole(x, weight1, bias1, weight2, bias2)
+        return plain_mlp(x, weight1, bias1, weight2, bias2)
     return _Sliced.apply(x, weight1, bias1, weight2, bias2, torch.is_grad_enabled())
 
 
-def _whole(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+def plain_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """The same as `mlp`, all tokens at once."""
     return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
 
 
@@ -37,7 +38,7 @@ def _slice_size(weight1: Tensor) -> int:
 
 
 class _Sliced(torch.autograd.Function):
-    """`_whole` by slices of tokens. Of the hidden layer, only the input of GELU is kept, if needed."""
+    """`plain_mlp` by slices of tokens. Of the hidden layer, only the input of GELU is kept, if needed."""
 
     @staticmethod
     def forward(
@@ -60,7 +61,7 @@ class _Sliced(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, hidden = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
-            return *torch.autograd.grad(_whole(*inputs), inputs, grad, create_graph=True), None
+            return *torch.autograd.grad(plain_mlp(*inputs), inputs, grad, create_graph=True), None
         x, weight1, bias1, weight2, _ = inputs
         tokens = x.flatten(0, -2)  # (T, C)
         grad_out = grad.flatten(0, -2)  # (T, C')

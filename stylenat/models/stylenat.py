@@ -181,12 +181,12 @@ class StyleNAT(Generator):
         self.input = ConstantInput(widths[0])
         self.layers = nn.ModuleList()
         self.to_rgbs = nn.ModuleList()
-        upper_widths = [*widths[1:], None]
-        for side, width, upper, level in zip(
-            self.resolutions, widths, upper_widths, self.partitions, strict=True
+        next_widths = [*widths[1:], None]
+        for side, width, next_width, level in zip(
+            self.resolutions, widths, next_widths, self.partitions, strict=True
         ):
-            self.layers.append(LevelBlocks(width, upper, level, side, latent_dim))
-            self.to_rgbs.append(ToRGB(upper or width))
+            self.layers.append(LevelBlocks(width, next_width, level, side, latent_dim))
+            self.to_rgbs.append(ToRGB(next_width or width))
         self.apply(_initialize)
 
     @property

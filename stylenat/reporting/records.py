@@ -45,10 +45,29 @@ class HistoryEntry:
     seconds: float
     values: ScoreValues
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON: the scores by name beside the rest."""
+        return {"nimg": self.nimg, "seconds": self.seconds, **values_to_dict(self.values)}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "HistoryEntry":
+        """Undo `to_dict`.
+
+        Raises:
+            UserError: a score of an unknown name.
+        """
+        scores = {name: value for name, value in entry.items() if name not in ("nimg", "seconds")}
+        return cls(entry["nimg"], entry["seconds"], values_from_dict(scores))
+
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Trainable parameters of both networks."""
+    """Parameters of both networks.
+
+    Attributes:
+        generator: how many numbers the generator learns.
+        discriminator: the same of the discriminator.
+    """
 
     generator: int
     discriminator: int
@@ -113,8 +132,8 @@ class RunRecord:
         return self.score.values if self.score else {}
 
     def folder(self) -> Path:
-        """Where the record lies, with the run's log and samples."""
-        return workspace("results", "runs", self.run_id)
+        """The folder of the record, which also holds the run's log and samples."""
+        return record_path(self.run_id).parent
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON; what is not known is left out."""
@@ -123,10 +142,7 @@ class RunRecord:
         entries["parameters"] = asdict(self.parameters)
         entries["score"] = self.score.to_dict() if self.score else None
         if self.history:
-            entries["history"] = [
-                {"nimg": entry.nimg, "seconds": entry.seconds, **values_to_dict(entry.values)}
-                for entry in self.history
-            ]
+            entries["history"] = [entry.to_dict() for entry in self.history]
         if self.memorization:
             entries["memorization"] = asdict(self.memorization)
         return entries
@@ -149,7 +165,7 @@ class RunRecord:
             "dataset": DatasetInfo(**modern["dataset"]),
             "parameters": ParameterCounts(**modern["parameters"]),
             "score": Score.from_dict(modern["score"]) if modern["score"] else None,
-            "history": tuple(_history_entry(entry) for entry in modern.get("history", ())),
+            "history": tuple(map(HistoryEntry.from_dict, modern.get("history", ()))),
         }
         if "memorization" in modern:
             typed["memorization"] = CopyShare(**modern["memorization"])
@@ -175,11 +191,6 @@ REQUIRED = (
 
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, tuple | dict) and not value)
-
-
-def _history_entry(entry: dict[str, Any]) -> HistoryEntry:
-    scores = {name: value for name, value in entry.items() if name not in ("nimg", "seconds")}
-    return HistoryEntry(entry["nimg"], entry["seconds"], values_from_dict(scores))
 
 
 def _modernize(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +221,11 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.10g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
+def record_path(run_id: str) -> Path:
+    """The file of a run's record, `results/runs/<run id>/result.json`."""
+    return workspace("results", "runs", run_id, "result.json")
+
+
 def write_record(record: RunRecord) -> Path:
     """Write `results/runs/<run id>/result.json` atomically.
 
@@ -229,7 +245,7 @@ def write_record(record: RunRecord) -> Path:
         raise UserError(
             f"record of run {record.run_id}: {error}; give finite numbers, text, lists and dicts"
         ) from None
-    path = record.folder() / "result.json"
+    path = record_path(record.run_id)
     write_atomically(path, text + "\n")
     return path
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from stylenat.attention.partitions import resolutions
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import workspace, write_atomically
@@ -91,8 +92,10 @@ def _variant_row(record: RunRecord) -> Row:
     """What an ablation's run varies: `{"variant": …, "preset": …, "partitions 8": …}`."""
     row: Row = {"variant": record.variant, "preset": record.preset}
     partitions = record.config.get("partitions", "")
-    for index, text in enumerate(partitions.split("/") if "@" in partitions else ()):
-        row[f"partitions {8 * 2**index}"] = text
+    if "@" in partitions:  # not the name of a rule
+        levels = partitions.split("/")
+        for side, text in zip(resolutions(len(levels) + 1)[1:], levels, strict=True):
+            row[f"partitions {side}"] = text
     return row
 
 
@@ -137,11 +140,10 @@ def _heading(title: str, key: Group, group: Sequence[RunRecord]) -> str:
     heading = f"### {title}: {key[0]}, {key[1]} × {key[1]}\n\n"
     notes: dict[str, None] = {}  # in order, without repetition
     for record in group:
-        for own in record.score.protocol["metrics"].values() if record.score else ():
-            notes[
-                f"{own['note']}. {own['network']}; real and generated images: {_counts(own)}; "
-                f"{own['generated']}."
-            ] = None
+        metrics = record.score.protocol["metrics"] if record.score else {}
+        for own in metrics.values():
+            counts = f"real and generated images: {_counts(own)}"
+            notes[f"{own['note']}. {own['network']}; {counts}; {own['generated']}."] = None
     return f"{heading}{' '.join(notes)} {LEGEND}\n\n" if notes else heading
 
 
@@ -183,10 +185,12 @@ def _runs_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
 def _ablation_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
     sections = [] if records else ["### Ablation\n\nNone recorded yet.\n"]
     for key, group in group_records(records).items():
-        columns = dict.fromkeys(name for record in group for name in _variant_row(record))
+        empty: Row = {}
+        for record in group:
+            empty |= dict.fromkeys(_variant_row(record), "–")
         rows = []
         for record, scores in zip(group, _score_cells(group), strict=True):
-            variant = dict.fromkeys(columns, "–") | _variant_row(record)
+            variant = empty | _variant_row(record)
             rows.append({**variant, "seed": record.seed, "images shown": f"{record.nimg:,}", **scores})
         lengths = ", ".join(f"{nimg:,}" for nimg in sorted({record.nimg for record in group}))
         note = f"Short runs of {lengths} images: compare these rows with each other only.\n\n"
@@ -222,9 +226,10 @@ def side_by_side() -> pd.DataFrame:
     paper = _published_table()[0].set_index("system").filter(like="FID")
     paper.columns = pd.MultiIndex.from_product([["published"], paper.columns])
     measured = {}
-    for (name, side), group in group_records(r for r in load_records() if not r.variant).items():
+    runs = [record for record in load_records() if not record.variant]
+    for (name, side), group in group_records(runs).items():
+        above = f"measured here: {name}, {side} × {side}"
         for record, cells in zip(group, _score_cells(group), strict=True):
-            above = f"measured here: {name}, {side} × {side}"
             measured[record.run_id] = {(above, title): text for title, text in cells.items()}
     ours = pd.DataFrame.from_dict(measured, orient="index")
     table = pd.concat([paper, ours]).astype(object)

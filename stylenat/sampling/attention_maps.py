@@ -54,9 +54,9 @@ def attention_maps(
     Args:
         generator: in eval mode.
         w: styles `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
-        level: resolution of the level, one of 4, 8, …, R.
+        level: resolution of the level, one of the generator's.
         query: (row, column) on the level's grid.
-        block: 0 or 1, the level's first or second block.
+        block: which block of the level, from 0.
 
     Returns:
         Head weights `(B, heads, level, level)`; `by_partition` averages them.

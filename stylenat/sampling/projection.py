@@ -35,7 +35,7 @@ class Projection:
     losses: list[float]
 
 
-def stages(images: Tensor) -> list[Tensor]:
+def feature_pyramid(images: Tensor) -> list[Tensor]:
     """EfficientNet-Lite0's last features at each of its five scales.
 
     Args:
@@ -65,13 +65,13 @@ def stages(images: Tensor) -> list[Tensor]:
 
 
 def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Distance of two `stages`: LPIPS's form without its learned weights (Zhang et al. 2018, equation 1).
+    """Distance of two images' features: LPIPS's form without its learned weights (Zhang et al. 2018, eq. 1).
 
     Features of unit length at each position, their squared difference, averaged over positions and scales.
     LPIPS's own weights need a download, so the value compares with no published LPIPS.
 
     Args:
-        a: features `(B, C, n, n)` of each scale.
+        a: features `(B, C, n, n)` of each scale, see `feature_pyramid`.
         b: of the same shapes.
 
     Returns:
@@ -106,7 +106,7 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
     mean = mean_style(generator)  # (latent_dim,)
     target = image[None].to(mean.device)  # (1, 3, R, R)
     pixels = normalize(target)  # (1, 3, R, R)
-    features = [stage.detach() for stage in stages(target.float())]
+    features = [scale.detach() for scale in feature_pyramid(target.float())]
     w = mean.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, latent_dim)
     deviation = (styles(generator, range(256)) - mean).std().item()
     optimizer = torch.optim.Adam([w], betas=(0.9, 0.99))
@@ -114,7 +114,7 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
     for step in progress(range(steps), unit="step", desc="project"):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * deviation * _schedule((step + 1) / steps)
         images = generator.synthesis(w)  # (1, 3, R, R)
-        distance = perceptual_distance(stages(denormalize(images)), features)
+        distance = perceptual_distance(feature_pyramid(denormalize(images)), features)
         loss = distance + PIXELS * F.mse_loss(images, pixels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

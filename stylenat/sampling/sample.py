@@ -8,9 +8,11 @@ from torch import Tensor
 
 from stylenat.device import keep_freed_memory
 from stylenat.errors import UserError
-from stylenat.images import to_uint8
+from stylenat.images import image_grid, to_uint8
 from stylenat.models.base import Generator
 
+SHEET_SEEDS = 64
+SHEET_COLUMNS = 8
 MEAN_STYLES = 10_000  # styles whose mean truncation moves towards, of seed 0
 
 
@@ -67,7 +69,11 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 def sample_batches(
     generator: Generator, seeds: Sequence[int], *, truncation_psi: float = 1.0, batch_size: int = 32
 ) -> Iterator[Tensor]:
-    """Images of the given seeds, one batch after the other: uint8 `(b, 3, R, R)` on the CPU, none kept."""
+    """Images of the given seeds, batch by batch, none kept; see `sample_images`.
+
+    Yields:
+        uint8 `(b, 3, R, R)` on the CPU.
+    """
     for i in range(0, len(seeds), batch_size):
         yield render(generator, styles(generator, seeds[i : i + batch_size], truncation_psi))
 
@@ -93,6 +99,18 @@ def sample_images(
     return torch.cat(list(batches))
 
 
+def sample_sheet(generator: Generator) -> Tensor:
+    """The samples that a run keeps: seeds 0 … 63 without truncation, eight in a row.
+
+    Args:
+        generator: in eval mode.
+
+    Returns:
+        One image, uint8 `(3, 8 · R, 8 · R)` on the CPU.
+    """
+    return image_grid(sample_images(generator, range(SHEET_SEEDS)), SHEET_COLUMNS)
+
+
 @torch.no_grad()
 def render(generator: Generator, w: Tensor) -> Tensor:
     """Images of styles w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
@@ -111,7 +129,7 @@ def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -
         generator: whose levels.
         coarse: styles w `(B, latent_dim)`.
         fine: styles w `(B, latent_dim)`.
-        level: one of the generator's resolutions 4, 8, …, R (4: `fine` alone).
+        level: one of the generator's resolutions (the first: `fine` alone).
 
     Returns:
         w+ `(B, num_styles, latent_dim)`.

@@ -1,4 +1,7 @@
-"""The augmentation of bCR and DiffAugment: differentiable, drawn for each image on its own."""
+"""The augmentation of bCR and DiffAugment: differentiable, drawn for each image on its own.
+
+Every function takes images `(B, C, H, W)` and returns new ones of the same shape.
+"""
 
 import torch
 import torch.nn.functional as F

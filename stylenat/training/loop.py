@@ -17,18 +17,16 @@ from stylenat.data.loader import batches
 from stylenat.device import peak_memory, pick_device
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
-from stylenat.evaluation.metrics import values_to_dict
 from stylenat.features.networks import NETWORKS
-from stylenat.images import image_grid, save_png
+from stylenat.images import save_png
 from stylenat.paths import workspace
 from stylenat.presets import run_id
 from stylenat.progress import progress
 from stylenat.provenance import provenance
-from stylenat.sampling.sample import sample_images
+from stylenat.sampling.sample import sample_sheet
 from stylenat.training.trainer import Trainer
 
 LOG_LINES = 20  # from one snapshot to the next
-SAMPLES = 64  # seeds in a snapshot's grid
 Info = dict[str, Any]
 
 
@@ -76,7 +74,7 @@ def train(
             # Before the snapshot, from which a stop here would go on: no score is left out.
             if score_every and _passes(score_every, before, config):
                 score = evaluate(trainer.ema, dataset)
-                run.keep_score(trainer.nimg, trainer.ema, values_to_dict(score.values))
+                run.keep_score(trainer.nimg, trainer.ema, score.values)
             if saves:
                 _save_snapshot(run, trainer, clock)
     return run
@@ -152,5 +150,4 @@ def _check_finite(losses: Mapping[str, Tensor], step: int, run: Run) -> dict[str
 def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock) -> None:
     about = {"attention": [str(choice) for choice in choices()], "provenance": clock.provenance}
     run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about)
-    images = sample_images(trainer.ema, range(SAMPLES))
-    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", image_grid(images, columns=8))
+    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", sample_sheet(trainer.ema))

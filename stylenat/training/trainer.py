@@ -186,6 +186,10 @@ class Trainer:
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]], nimg: int) -> None:
         """Undo `state`.
 
+        Args:
+            state: as `state` gave it.
+            nimg: images shown until then.
+
         Raises:
             KeyError: a network or an optimizer is missing.
             RuntimeError: a network has other tensors.

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import make_layer, refusal, slow_weights
+from helpers import make_window_layer, refusal, slow_window_weights
 
 from stylenat.attention.layers import FullAttention, HydraNeighborhoodAttention
 from stylenat.attention.partitions import ShiftedWindows, format_partitions, parse_partitions
@@ -19,19 +19,19 @@ def slow_forward(layer, x):
     v = (x @ layer.qkv.weight.T + layer.qkv.bias)[0].view(height, width, 3, layer.heads, -1)[:, :, 2]
     rows = []
     for query in itertools.product(range(height), range(width)):
-        weights = slow_weights(layer, x, query)
+        weights = slow_window_weights(layer, x, query)
         rows.append(torch.einsum("nhw,hwnc->nc", weights, v).flatten())
     return (torch.stack(rows).view(1, height, width, -1)) @ layer.proj.weight.T + layer.proj.bias
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 8), (12, 4), (4, 4)])
 def test_windows_are_the_definition(height, width):
-    layer, x = make_layer(), torch.randn(1, height, width, 8, dtype=torch.float64)
+    layer, x = make_window_layer(), torch.randn(1, height, width, 8, dtype=torch.float64)
     torch.testing.assert_close(layer(x), slow_forward(layer, x), rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_are_the_definitions():
-    layer, x = make_layer(heads=2, size=2, dim=4), torch.randn(1, 4, 4, 4, dtype=torch.float64)
+    layer, x = make_window_layer(heads=2, size=2, dim=4), torch.randn(1, 4, 4, 4, dtype=torch.float64)
     x.requires_grad_()
     weights = torch.randn(1, 4, 4, 4, dtype=torch.float64)
     inputs = [x, *layer.parameters()]
@@ -43,12 +43,12 @@ def test_gradients_are_the_definitions():
 
 
 def test_a_batch_is_its_images_one_by_one():
-    layer, x = make_layer(), torch.randn(3, 8, 12, 8, dtype=torch.float64)
+    layer, x = make_window_layer(), torch.randn(3, 8, 12, 8, dtype=torch.float64)
     torch.testing.assert_close(layer(x), torch.cat([layer(one) for one in x.split(1)]))
 
 
 def test_moving_an_image_by_a_window_moves_the_plain_half_alone():
-    layer = make_layer()
+    layer = make_window_layer()
     x = torch.randn(1, 8, 8, 8, dtype=torch.float64)
     q, k, v = layer.project(x)
     plain, shifted = layer.attend(q, k, v).chunk(2, dim=3)
@@ -59,7 +59,7 @@ def test_moving_an_image_by_a_window_moves_the_plain_half_alone():
 
 
 def test_a_window_as_large_as_the_grid_sees_everything():
-    layer = make_layer()
+    layer = make_window_layer()
     v = torch.zeros(1, 4, 4, 4, 2, dtype=torch.float64, requires_grad=True)
     q, k = torch.randn(2, 1, 4, 4, 4, 2, dtype=torch.float64)
     layer.attend(q, k, v)[0, 0, 0].sum().backward()
@@ -72,7 +72,7 @@ def test_a_window_as_large_as_the_grid_sees_everything():
 def test_inputs_that_do_not_fit():
     message = refusal(ShiftedWindowAttention, 10, ShiftedWindows(4, 4))
     assert message == "dim 10 does not split into 4 heads: take heads that divide dim"
-    message = refusal(make_layer(), torch.zeros(1, 8, 6, 8, dtype=torch.float64))
+    message = refusal(make_window_layer(), torch.zeros(1, 8, 6, 8, dtype=torch.float64))
     assert message == "windows of 4 × 4 do not fill 8 × 6 tokens: give multiples of 4"
 
 

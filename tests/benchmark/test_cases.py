@@ -97,7 +97,7 @@ def test_checkpointing_is_asked_for(tiny, monkeypatch):
 def test_the_mlp_s_slices_can_be_undone(monkeypatch):
     monkeypatch.setattr(stylenat, "mlp", mlp.mlp)
     cases.undo("mlp")
-    assert stylenat.mlp is mlp._whole
+    assert stylenat.mlp is mlp.plain_mlp
 
 
 OLD_TILED = """

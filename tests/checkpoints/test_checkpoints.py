@@ -17,19 +17,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN, Plain, golden, refusal, relative_error
+from helpers import GOLDEN, Plain, golden, make_record, refusal, relative_error
 from PIL import Image
 
 from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
 from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import load_discriminator, load_generator
 from stylenat.checkpoints.published import CONSTANT, from_published, read_pt, to_published
+from stylenat.checkpoints.run import Run
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.cli import main
 from stylenat.errors import UserError
 from stylenat.models.build import build_discriminator, build_generator
 from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
+from stylenat.reporting.records import DatasetInfo, write_record
 from stylenat.sampling.sample import sample_images
 from stylenat.training.loop import train
 
@@ -539,6 +541,26 @@ def test_bare_tensors_and_damaged_models(tmp_path, tiny_pt):
     (tmp_path / "model" / "model.json").write_text("{")
     with pytest.raises(UserError, match=r"model\.json is damaged"):
         load_generator(tmp_path / "model")
+
+
+@pytest.mark.parametrize("manifest", ["ab12", None])
+def test_a_run_recorded_outside_of_git_converts(monkeypatch, tmp_path, tiny, manifest):
+    """Its record knows no commit; that of version 0.1 may know no manifest either."""
+    monkeypatch.setenv("STYLENAT_WORKSPACE", str(tmp_path))
+    run = Run(tmp_path / "runs" / "tiny")
+    run.begin(tiny)
+    networks = {"generator": build_generator(tiny), "discriminator": build_discriminator(tiny)}
+    state = {name: network.state_dict() for name, network in networks.items()}
+    run.save(320, networks["generator"], state, {})
+    dataset = DatasetInfo("portraits", 32, manifest)
+    own = {"config": tiny.to_dict(), "nimg": 320, "dataset": dataset, "commit": None}
+    write_record(make_record(run.id, **own))
+    folder = convert(run.path, tmp_path / "model")
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts["minutes"] == 15.2345 and "commit" not in facts
+    card = (folder / "README.md").read_text()
+    known = ", manifest `ab12`" if manifest else ""
+    assert f"- Data: portraits, 32 pixels{known}\n" in card
 
 
 def test_convert_never_overwrites_what_is_not_a_model(capsys, tmp_path, tiny_pt):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import refusal
+from helpers import interval, refusal
 
 from stylenat.evaluation import distances
 from stylenat.evaluation.distances import (
@@ -14,7 +14,7 @@ from stylenat.evaluation.distances import (
     kernel_distance_subsets,
     precision_recall,
 )
-from stylenat.evaluation.intervals import interval, intervals
+from stylenat.evaluation.intervals import intervals
 from stylenat.evaluation.memorization import memorization
 
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from helpers import Painter, by_id, needs_wheels, quarter_means, refusal, small_network
+from helpers import Painter, by_id, interval, needs_wheels, quarter_means, refusal, small_network
 from PIL import Image
 from torch import nn
 
@@ -21,7 +21,6 @@ from stylenat.evaluation.distances import (
     precision_recall,
 )
 from stylenat.evaluation.evaluate import evaluate, nearest_training_images, open_reference
-from stylenat.evaluation.intervals import interval
 from stylenat.evaluation.metrics import ScoreKey
 from stylenat.evaluation.reference import Statistics
 from stylenat.features.networks import NETWORKS

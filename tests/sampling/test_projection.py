@@ -9,7 +9,7 @@ from helpers import ROOT
 from stylenat.checkpoints.load import load_generator
 from stylenat.errors import UserError
 from stylenat.features.weights import lite0
-from stylenat.sampling.projection import perceptual_distance, project, stages
+from stylenat.sampling.projection import feature_pyramid, perceptual_distance, project
 from stylenat.sampling.sample import mean_style, render, sample_images
 
 pytestmark = pytest.mark.skipif(
@@ -29,15 +29,16 @@ def image(generator):
 
 
 def distance(a, b):
-    return perceptual_distance(*(stages(x.float().view(-1, 3, 32, 32)) for x in (a, b))).item()
+    return perceptual_distance(*(feature_pyramid(x.float().view(-1, 3, 32, 32)) for x in (a, b))).item()
 
 
-def test_stages_are_features_at_five_scales():
+def test_the_pyramid_holds_features_at_five_scales():
     images = torch.rand(2, 3, 32, 32) * 255
-    assert [tuple(stage.shape[2:]) for stage in stages(images)] == [(n, n) for n in (64, 32, 16, 8, 4)]
-    assert [len(stage) for stage in stages(images)] == [2] * 5
+    scales = feature_pyramid(images)
+    assert [tuple(scale.shape[2:]) for scale in scales] == [(n, n) for n in (64, 32, 16, 8, 4)]
+    assert [len(scale) for scale in scales] == [2] * 5
     with pytest.raises(RuntimeError):
-        stages(images[:, :2])
+        feature_pyramid(images[:, :2])
     assert not any(module._forward_hooks for module in lite0().modules())  # the network is shared
 
 

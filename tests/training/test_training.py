@@ -16,7 +16,7 @@ from stylenat.checkpoints.tensors import load_tensors, optimizer_tensors, restor
 from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
-from stylenat.evaluation.metrics import Score, ScoreValue, score_key
+from stylenat.evaluation.metrics import Score, ScoreValue
 from stylenat.models.build import build_generator
 from stylenat.presets import get_config, run_id
 from stylenat.training import loop
@@ -446,12 +446,12 @@ def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, 
         value = next(values)
         ema.input.input.data += 1e-3  # trained again it differs, as on a GPU
         given[value] = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
-        return Score({score_key(BEST): ScoreValue(value, 0, 0, 0)}, {})
+        return Score({BEST: ScoreValue(value, 0, 0, 0)}, {})
 
     monkeypatch.setattr(loop, "evaluate", scored)
     run = interrupted(on_a_folder, tmp_path, monkeypatch, at=56, score_every=16)
     best = min(1.5, again)
-    lines = [(line["nimg"], line[BEST]["value"]) for line in run.scores()]
+    lines = [(line["nimg"], line[BEST.id]["value"]) for line in run.scores()]
     assert lines == [(16, 3.0), (32, 2.5), (48, best), (64, 5.0)]
     assert run.best()["nimg"] == 48 and same(load_tensors(run.generator_path("best")), given[best])
 
@@ -463,7 +463,7 @@ def test_a_stop_while_scoring_leaves_no_score_out(on_a_folder, tmp_path, monkeyp
         given.append(len(given))
         if len(given) == 2:
             raise Stop
-        return Score({score_key(BEST): ScoreValue(1, 0, 0, 0)}, {})
+        return Score({BEST: ScoreValue(1, 0, 0, 0)}, {})
 
     monkeypatch.setattr(loop, "evaluate", scored)
     with pytest.raises(Stop):
