@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stylenat.attention.layers import Attention, position_table
 from stylenat.attention.partitions import ShiftedWindows, check_fits
+from stylenat.attention.transforms import sizes, softmax
 
 
 def cut_windows(x: Tensor, size: int) -> Tensor:
@@ -73,7 +74,7 @@ class ShiftedWindowAttention(Attention):
         """Attention of q, k, v `(B, H, W, heads, head_dim)` in windows, the second half in shifted ones."""
         height, width = q.shape[1:3]
         size = self.windows.window_size
-        check_fits(self.partitions, height, width)
+        check_fits(self.partitions, *sizes(q)[1:3])
         one_window = (height, width) == (size, size)
         scaled = q * q.shape[-1] ** -0.5  # (B, H, W, heads, head_dim)
         outputs = []
@@ -101,5 +102,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     q (scaled), k, v `(B, windows, heads, size², c)` → the same; bias `([windows,] heads, size², size²)`.
     """
-    weights = (q @ k.transpose(-2, -1) + bias).softmax(-1).to(v.dtype)  # (B, windows, heads, size², size²)
+    weights = softmax(q @ k.transpose(-2, -1) + bias).to(v.dtype)  # (B, windows, heads, size², size²)
     return weights @ v
