@@ -43,7 +43,7 @@ def neighborhood_attention(
         raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
     parts = tuple(partitions)
     tables = [None] * len(parts) if bias is None else list(bias)
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = sizes(q)[-1] ** -0.5 if scale is None else scale
     _check_shapes(q, k, v, parts, tables)
     check_fits(parts, *sizes(q)[1:3])
     name = choose(q, k, v, parts, tables, factor) if backend == "auto" else backend
@@ -59,14 +59,15 @@ def _check_shapes(
     q: Tensor, k: Tensor, v: Tensor, partitions: Sequence[HeadPartition], bias: Sequence[Tensor | None]
 ) -> None:
     shapes = [sizes(x) for x in (q, k, v)]
-    if len(set(shapes)) > 1 or q.ndim != 5:
+    if shapes != [shapes[0]] * 3 or q.ndim != 5:  # no set: an exported batch has no number yet, nor a hash
         given = ", ".join(map(str, shapes))
         raise UserError(f"q, k, v of shapes {given}: give all three as one (B, H, W, heads, head_dim)")
     heads = count_heads(partitions)
     text = format_partitions(partitions)
     if shapes[0][3] != heads:
         raise UserError(
-            f"q of shape {shapes[0]} has {shapes[0][3]} heads, partitions {text} have {heads}: make them equal"
+            f"q of shape {shapes[0]} has {shapes[0][3]} heads, "
+            f"partitions {text} have {heads}: make them equal"
         )
     if len(bias) != len(partitions):
         raise UserError(

@@ -126,7 +126,7 @@ class FullAttention(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of q, k, v `(B, 4, 4, heads, head_dim)`, each token to all 16."""
         check_fits(self.partitions, *sizes(q)[1:3])
-        queries = q.flatten(1, 2).transpose(1, 2) * q.shape[-1] ** -0.5  # (B, heads, 16, head_dim)
+        queries = q.flatten(1, 2).transpose(1, 2) * sizes(q)[-1] ** -0.5  # (B, heads, 16, head_dim)
         keys = k.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
         values = v.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
         logits = queries @ keys.transpose(-2, -1) + self._bias()  # (B, heads, 16, 16)

@@ -76,7 +76,7 @@ class ShiftedWindowAttention(Attention):
         size = self.windows.window_size
         check_fits(self.partitions, *sizes(q)[1:3])
         one_window = (height, width) == (size, size)
-        scaled = q * q.shape[-1] ** -0.5  # (B, H, W, heads, head_dim)
+        scaled = q * sizes(q)[-1] ** -0.5  # (B, H, W, heads, head_dim)
         outputs = []
         for half, qkv in enumerate(zip(scaled.chunk(2, 3), k.chunk(2, 3), v.chunk(2, 3), strict=True)):
             shift = size // 2 if half == 1 and not one_window else 0

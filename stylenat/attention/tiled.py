@@ -144,7 +144,7 @@ def attend(
     bias: Sequence[Tensor | None],
     scale: float,
 ) -> Tensor:
-    """Attention of all partitions, see `neighborhood_attention`; may be differentiated any number of times."""
+    """Attention of all partitions, see `neighborhood_attention`, with derivatives of every order."""
     if differentiated():
         return reference.attend(q, k, v, partitions, bias, scale)
     tables = []

@@ -42,7 +42,7 @@ def forward_mode() -> bool:
 
 
 def batched(x: Tensor) -> bool:
-    """Whether `is_grads_batched` works on this very tensor: its `vmap` is an older one than `torch.func`'s."""
+    """Whether `is_grads_batched` works on this very tensor, by a `vmap` older than `torch.func`'s."""
     return torch._C._functorch.is_legacy_batchedtensor(x)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
@@ -214,10 +215,8 @@ class StyleNAT(Generator):
         image: Tensor | None = None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
             own = styles[BLOCKS * i : BLOCKS * (i + 1)]
-            if self.resolutions[i] in recomputed:
-                x = checkpoint(level, x, own, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = level(x, own)  # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
+            # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
+            x = _recomputed(level, x, own) if self.resolutions[i] in recomputed else level(x, own)
             image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
         assert image is not None  # there is a level
         return image
@@ -235,6 +234,20 @@ class StyleNAT(Generator):
         if block not in range(BLOCKS):
             raise UserError(f"block {block!r} of level {resolution} is not there: take 0 or {BLOCKS - 1}")
         return level.blocks[block].attn
+
+
+def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor:
+    """A level's features, whose activations the backward pass computes anew."""
+    if torch.compiler.is_compiling():
+        return checkpoint(level, x, styles, use_reentrant=False, preserve_rng_state=False)
+    # With the weights of this call: `functional_call` may have put others in the place of the module's own,
+    # and takes them away before the backward pass.
+    weights = dict(level.named_parameters())
+
+    def run(x: Tensor, styles: Sequence[Tensor]) -> Tensor:
+        return functional_call(level, weights, (x, styles))
+
+    return checkpoint(run, x, styles, use_reentrant=False, preserve_rng_state=False)
 
 
 def make_attention(channels: int, partitions: Level, resolution: int) -> Attention:

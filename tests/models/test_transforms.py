@@ -6,21 +6,18 @@ and, but where they are frozen, the weights. What a transform gives is compared 
 derivatives of the twin.
 """
 
-import contextlib
 import copy
 import io
-import itertools
 import multiprocessing
 import pickle
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import relative_error
+from helpers import refusal, relative_error
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -32,7 +29,6 @@ from torch.func import (
     jacrev,
     jvp,
     linearize,
-    stack_module_state,
     vjp,
     vmap,
 )
@@ -42,7 +38,7 @@ from stylenat.attention.layers import FullAttention, HydraNeighborhoodAttention
 from stylenat.attention.partitions import Full, ShiftedWindows, parse_partitions
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.models.discriminator import Discriminator
-from stylenat.models.stylenat import MLP, StyleNAT
+from stylenat.models.stylenat import MLP, StyleNAT, Upsample
 
 EXACT = 1e-9  # relative error in float64
 DIRECTIONS = 3
@@ -110,6 +106,8 @@ class PlainSpectralNorm(nn.Module):
 def twin_of(module):
     """The same weights, in plain operations alone."""
     twin = copy.deepcopy(module)
+    if isinstance(twin, MLP):
+        return PlainMLP(twin)
     for parent in list(twin.modules()):
         if hasattr(parent, "backend"):
             parent.backend = "reference"
@@ -124,8 +122,7 @@ def twin_of(module):
 
 
 def small_generator():
-    levels = ((Full(2),), parse_partitions("2x3@1"), PARTITIONS)
-    generator = StyleNAT((8, 8, 8), levels, latent_dim=6, mapping_depth=2)
+    generator = StyleNAT((8, 8), ((Full(2),), PARTITIONS), latent_dim=6, mapping_depth=1)
     for name, parameter in generator.named_parameters():
         if "style" not in name:
             nn.init.normal_(parameter, std=0.4)  # so that all parts count
@@ -137,6 +134,8 @@ SUBJECTS = {
     "hydra": (lambda: HydraNeighborhoodAttention(4, PARTITIONS), (18, 6, 4)),
     "full": (lambda: FullAttention(4, 2), (4, 4, 4)),
     "windows": (lambda: ShiftedWindowAttention(4, ShiftedWindows(2, 4)), (8, 8, 4)),
+    "mlp": (lambda: MLP(3), (5, 7, 3)),
+    "upsample": (lambda: Upsample(4, 8), (4, 4, 4)),
     "generator": (small_generator, (6,)),
     "discriminator": (lambda: Discriminator((6, 4)), (3, 16, 16)),
 }
@@ -146,7 +145,7 @@ def make_module(name):
     torch.manual_seed(0)
     make, _ = SUBJECTS[name]
     module = make()
-    if name in ("hydra", "full", "windows"):
+    if name in ("hydra", "full", "windows", "mlp", "upsample"):
         for parameter in module.parameters():
             nn.init.normal_(parameter)
     if name == "discriminator":
@@ -257,6 +256,7 @@ def right(name, frozen=False):
         return {key: value.detach() for key, value in found.items()}
 
     here = at(HERE)
+    here["tangent"] = here["jacobian"] @ WAY
     points = [at(point) for point in POINTS]
     for key in ("outputs", "jacobian", "gradient", "hessian"):
         here[f"{key} at all points"] = torch.stack([each[key] for each in points])
@@ -398,11 +398,8 @@ OF_OUTPUTS = {
     "vmap of jacrev": ("jacobian at all points", lambda f: vmap(jacrev(f))(POINTS)),
     "vmap of jacfwd": ("jacobian at all points", lambda f: vmap(jacfwd(f))(POINTS)),
     "compile": ("outputs", lambda f: compiled(f)(HERE)),
-    "compile of jvp": (
-        "jacobian",
-        lambda f: by_columns(lambda way: compiled(lambda a: jvp(f, (a,), (way,))[1])(HERE)),
-    ),
-    "jvp of compile": ("jacobian", lambda f: by_columns(lambda way: jvp(compiled(f), (HERE,), (way,))[1])),
+    "compile of jvp": ("tangent", lambda f: compiled(lambda a: jvp(f, (a,), (WAY,))[1])(HERE)),
+    "jvp of compile": ("tangent", lambda f: jvp(compiled(f), (HERE,), (WAY,))[1]),
     "compile of vmap": ("outputs at all points", lambda f: compiled(vmap(f))(POINTS)),
 }
 OF_SCALAR = {
@@ -412,8 +409,9 @@ OF_SCALAR = {
     "autograd": ("gradient", lambda f: nested(f, 1)),
     "autograd, twice": ("hessian", lambda f: nested(f, 2)),
     "autograd, three times": ("third", lambda f: nested(f, 3)),
-    "grad of grad": ("hessian", lambda f: jacrev(grad(f))(HERE)),
-    "jacrev of grad of grad": ("third", lambda f: jacrev(jacrev(grad(f)))(HERE)),
+    "jacrev of grad": ("hessian", lambda f: jacrev(grad(f))(HERE)),
+    "jacrev of jacrev of grad": ("third", lambda f: jacrev(jacrev(grad(f)))(HERE)),
+    "jacfwd of hessian": ("third", lambda f: jacfwd(hessian(f))(HERE)),
     "hessian": ("hessian", lambda f: hessian(f)(HERE)),
     "jacfwd of jacfwd": ("hessian", lambda f: jacfwd(jacfwd(f))(HERE)),
     "jacrev of jacfwd": ("hessian", lambda f: jacrev(jacfwd(f))(HERE)),
@@ -425,9 +423,270 @@ OF_SCALAR = {
     "functional.hessian, vectorized": ("hessian", lambda f: FUNCTIONAL.hessian(f, HERE, vectorize=True)),
     "functional.hvp": ("hessian", lambda f: by_columns(lambda way: FUNCTIONAL.hvp(f, HERE, way)[1])),
     "compile of grad": ("gradient", lambda f: compiled(grad(f))(HERE)),
-    "backward of compile": (
-        "gradient",
-        lambda f: nested_gradient(compiled(f)(a := HERE.clone().requires_grad_()), a).detach(),
-    ),
-    "autograd, twice, of compile": ("hessian", lambda f: nested(compiled(f), 2)),
+    "autograd of compile": ("gradient", lambda f: nested(compiled(f), 1)),
 }
+FROZEN = (
+    "autograd, twice",
+    "autograd, three times",
+    "functional.jvp",
+    "forward_ad",
+    "forward over reverse",
+    "is_grads_batched, twice",
+    "vmap of grad",
+)
+# Minutes, for the many operations of networks; what is not plain operations in them is in the other subjects.
+SLOW = tuple(name for name in (*OF_OUTPUTS, *OF_SCALAR) if "compile" in name or name == "linearize")
+LARGE = ("generator", "discriminator", "full", "windows")
+
+
+def cells():
+    for name in SUBJECTS:
+        for transform in (*OF_OUTPUTS, *OF_SCALAR):
+            if name in LARGE and transform in SLOW:
+                continue
+            yield pytest.param(name, transform, False, id=f"{transform} of {name}")
+            if transform in FROZEN:
+                yield pytest.param(name, transform, True, id=f"{transform} of frozen {name}")
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of slow fallbacks
+@pytest.mark.parametrize(("name", "transform", "frozen"), list(cells()))
+def test_derivatives_are_right(name, transform, frozen):
+    subject = make_subject(name, frozen=frozen)
+    if transform in OF_OUTPUTS:
+        what, how = OF_OUTPUTS[transform]
+        found = how(subject.outputs)
+    else:
+        what, how = OF_SCALAR[transform]
+        found = how(subject.scalar)
+    error = relative_error(found, right(name, frozen)[what])
+    print(f"{transform} of {name}: relative error {error:.1e}")
+    assert error < EXACT
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_what_is_called_right_agrees_with_finite_differences(name):
+    """Each order against central differences of the order below, in steps of 1e-5 and with no derivative."""
+    expected = right(name)
+    subject = make_subject(name, twin=True)
+    step = 1e-5
+
+    def slopes(f):
+        columns = []
+        for way in step * torch.eye(DIRECTIONS, dtype=torch.float64):
+            columns.append((f(HERE + way) - f(HERE - way)) / (2 * step))
+        return torch.stack(columns, -1).detach()
+
+    def gradient(point, order=1):
+        a = point.clone().requires_grad_()
+        found = subject.scalar(a)
+        for _ in range(order):
+            found = nested_gradient(found, a)
+        return found.detach()
+
+    assert relative_error(slopes(subject.outputs), expected["jacobian"]) < 1e-5
+    assert relative_error(slopes(subject.scalar), expected["gradient"]) < 1e-5
+    assert relative_error(slopes(gradient), expected["hessian"]) < 1e-5
+    assert relative_error(slopes(lambda a: gradient(a, 2)), expected["third"]) < 1e-5
+
+
+# Ways to carry a network elsewhere, and other types of numbers
+
+
+def with_gradient(module, x):
+    """Output and the input's gradient, as one vector."""
+    inputs = x.clone().requires_grad_()
+    out = module(inputs)
+    (gradient,) = torch.autograd.grad(out.sum(), inputs)
+    assert out.dtype == gradient.dtype
+    return torch.cat([out.flatten(), gradient.flatten()]).detach()
+
+
+def trained(name):
+    """A module after a training step: its weights have gradients, and graphs were made."""
+    module = make_module(name).double().train()
+    module(make_input(name)).sum().backward()
+    return module.eval()
+
+
+def through_memory(save, load, thing):
+    memory = io.BytesIO()
+    save(thing, memory)
+    memory.seek(0)
+    return load(memory)
+
+
+def saved(module, x):
+    return through_memory(torch.save, lambda file: torch.load(file, weights_only=False), module)
+
+
+def traced(module, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that shapes become constants; that tracing is of the past
+        return through_memory(torch.jit.save, torch.jit.load, torch.jit.trace(module, x))
+
+
+def exported(module, x):
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    return through_memory(torch.export.save, torch.export.load, program).module()
+
+
+CARRIED = {
+    "pickle": lambda module, x: pickle.loads(pickle.dumps(module)),
+    "torch.save": saved,
+    "deepcopy": lambda module, x: copy.deepcopy(module),
+    "DataParallel": lambda module, x: nn.DataParallel(module),
+    "jit.trace": traced,
+    "export": exported,
+}
+
+
+@pytest.mark.parametrize("how", CARRIED)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_what_is_carried_elsewhere_is_the_same(name, how):
+    module = trained(name)
+    x = make_input(name)
+    carried = CARRIED[how](module, x)
+    error = relative_error(with_gradient(carried, x), with_gradient(module, x))
+    print(f"{how} of {name}: relative error {error:.1e}")
+    assert error < (1e-14 if how in ("jit.trace", "export") else 1e-300)
+
+
+@pytest.mark.parametrize("how", ["jit.trace", "export"])
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "discriminator"])
+def test_traces_and_exports_take_other_batches(name, how):
+    module = make_module(name).double()
+    carried = CARRIED[how](module, make_input(name))
+    for batch in (1, 5):
+        x = make_input(name, batch)
+        assert relative_error(carried(x), module(x)) < 1e-14
+
+
+@pytest.mark.parametrize("how", ["jit.trace", "export"])
+def test_a_carried_discriminator_refuses_a_batch_of_other_groups(how):
+    """Batches of 2 are one group; 8 would be two groups of 4, and never four of 2."""
+    module = make_module("discriminator").double()
+    carried = CARRIED[how](module, make_input("discriminator"))
+    with pytest.raises((RuntimeError, AssertionError), match=r"Provided sizes|Guard failed"):
+        carried(make_input("discriminator", 8))
+
+
+@pytest.mark.parametrize("how", ["jit.trace", "export"])
+def test_a_carried_attention_refuses_what_its_operator_does_not_know(how):
+    module = make_module("hydra").double()
+    x = make_input("hydra")
+    carried = CARRIED[how](module, x)
+    assert relative_error(vmap(carried)(x[None]), module(x)[None]) < 1e-14
+    with pytest.raises((RuntimeError, NotImplementedError), match="has no forward-mode derivative: diff"):
+        jvp(carried, (x,), (x,))
+    with pytest.raises(RuntimeError, match="with functorch transforms"):  # PyTorch's own line
+        grad(lambda y: carried(y).sum())(x)
+
+
+# Largest relative errors of output and gradient.
+TYPES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 0.005, torch.bfloat16: 0.12}
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_other_types_of_numbers(name, dtype):
+    module = make_module(name)
+    x = make_input(name)
+    expected = with_gradient(twin_of(module).double(), x)
+    found = with_gradient(copy.deepcopy(module).to(dtype), x.to(dtype))
+    error = relative_error(found, expected)
+    print(f"{dtype} of {name}: relative error {error:.1e}")
+    assert found.dtype == dtype and error < TYPES[dtype]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_autocast(name):
+    module = make_module(name)
+    x = make_input(name)
+    expected = with_gradient(twin_of(module).double(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(inputs := x.float().requires_grad_())
+    (gradient,) = torch.autograd.grad(found.float().sum(), inputs)
+    error = relative_error(torch.cat([found.flatten().float(), gradient.flatten()]), expected)
+    print(f"autocast of {name}: relative error {error:.1e}")
+    assert error < 0.05
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_shapes_alone(name):
+    """Forward and backward on `meta`; forward on a GPU that is made up, of random weights and twice."""
+    module = make_module(name)
+    expected = module(make_input(name).float()).shape
+    on_meta = copy.deepcopy(module).to("meta")
+    x = make_input(name).float().to("meta").requires_grad_()
+    out = on_meta(x)
+    out.sum().backward()
+    assert out.shape == expected and x.grad.shape == x.shape
+    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    with FakeTensorMode():
+        state = {key: torch.empty(shape, device="cuda") for key, shape in shapes.items()}
+        out = functional_call(module, state, torch.empty(x.shape, device="cuda"))
+    assert out.shape == expected and out.device.type == "cuda"
+
+
+def _call_all(modules, results):
+    """In another process: what the modules give there."""
+    results.put({name: with_gradient(module, make_input(name)).tolist() for name, module in modules.items()})
+
+
+def test_spawned_processes():
+    modules = {name: trained(name) for name in SUBJECTS}
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    worker = context.Process(target=_call_all, args=(modules, results))
+    worker.start()
+    found = results.get()
+    worker.join()
+    assert worker.exitcode == 0
+    for name, module in modules.items():
+        assert (
+            relative_error(torch.tensor(found[name]).double(), with_gradient(module, make_input(name))) < 1e-6
+        )
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("transform", [grad, jacrev, jacfwd])
+def test_a_discriminator_in_training_mode_is_refused(transform):
+    """Its vectors would have to move within the transform."""
+    module = make_module("discriminator").train()
+    images = make_input("discriminator").float()
+    state = copy.deepcopy(module.state_dict())
+    assert refusal(transform(lambda x: module(x).sum()), images) == (
+        "spectral norm moves its vectors at every call in training mode, which torch.func cannot transform: "
+        "call eval() on the discriminator first"
+    )
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+
+
+def test_a_discriminator_in_training_mode_differentiates_forwards_as_backwards():
+    module = make_module("discriminator").double().train()
+    weights = {key: value.detach() for key, value in module.named_parameters()}
+    way = {key: torch.randn_like(value) for key, value in weights.items()}
+    images = make_input("discriminator")
+    moved = copy.deepcopy(module)
+    leaves = {key: value.clone().requires_grad_() for key, value in weights.items()}
+    gradients = torch.autograd.grad(functional_call(moved, leaves, images).sum(), list(leaves.values()))
+    expected = sum((g * w).sum() for g, w in zip(gradients, way.values(), strict=True))
+    with forward_ad.dual_level():
+        duals = {key: forward_ad.make_dual(value, way[key]) for key, value in weights.items()}
+        found = forward_ad.unpack_dual(functional_call(module, duals, images).sum()).tangent
+    assert relative_error(found, expected) < EXACT
+    assert all(map(torch.equal, module.buffers(), moved.buffers()))
+
+
+@pytest.mark.parametrize("levels", [(4,), (4, 8)])
+def test_levels_that_are_computed_anew(levels):
+    """Hooks on saved tensors, which recomputation needs, are unknown to `torch.func`: it does without."""
+    subject = make_subject("generator")
+    subject.module.checkpoint_levels = levels
+    expected = right("generator")
+    assert relative_error(grad(subject.scalar)(HERE), expected["gradient"]) < EXACT
+    assert relative_error(hessian(subject.scalar)(HERE), expected["hessian"]) < EXACT
+    assert relative_error(nested(subject.scalar, 2), expected["hessian"]) < EXACT
