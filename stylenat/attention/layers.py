@@ -101,7 +101,8 @@ class HydraNeighborhoodAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Neighborhood attention of q, k, v `(B, H, W, heads, head_dim)`."""
-        check_fits(self.partitions, *sizes(q)[1:3], self.level)
+        _, height, width, _, _ = sizes(q)
+        check_fits(self.partitions, height, width, self.level)
         return neighborhood_attention(q, k, v, self.partitions, self.rpb, backend=self.backend)
 
 

@@ -517,8 +517,8 @@ def _refuse_tangents() -> None:
 
 
 def _map_forward(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+    *_, numbers, scale = inputs
     q, k, v, bias = _in_front(info.batch_size, in_dims, inputs)
-    numbers, scale = inputs[4:]
     if in_dims[3] is None:
         flat = [x.flatten(0, 1) for x in (q, k, v)]  # (N · B, H, W, heads, c) each
         return _forward(*flat, bias[0], numbers, scale).unflatten(0, (info.batch_size, -1)), 0
@@ -527,8 +527,8 @@ def _map_forward(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
 
 
 def _map_backward(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    *_, numbers, scale = inputs
     own_inputs = zip(*_in_front(info.batch_size, in_dims, inputs), strict=True)
-    numbers, scale = inputs[5:]
     results = [_backward(*own, numbers, scale) for own in own_inputs]  # each has its own gradient of the bias
     gradients = tuple(map(torch.stack, zip(*results, strict=True)))
     return gradients, (0, 0, 0, 0)

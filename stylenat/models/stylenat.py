@@ -242,7 +242,7 @@ def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor
         return checkpoint(level, x, styles, use_reentrant=False, preserve_rng_state=False)
     # With the weights of this call: `functional_call` may have put others in the place of the module's own,
     # and takes them away before the backward pass.
-    weights = dict(level.named_parameters())
+    weights: dict[str, Tensor] = dict(level.named_parameters())
 
     def run(x: Tensor, styles: Sequence[Tensor]) -> Tensor:
         return functional_call(level, weights, (x, styles))

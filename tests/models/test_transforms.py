@@ -251,7 +251,7 @@ def right(name, frozen=False):
             "gradient": first,
             "hessian": second,
         }
-        if point is HERE:
+        if point is HERE and name != "generator":  # which would take seconds
             found["third"] = nested_gradient(second, a)
         return {key: value.detach() for key, value in found.items()}
 
@@ -425,6 +425,7 @@ OF_SCALAR = {
     "compile of grad": ("gradient", lambda f: compiled(grad(f))(HERE)),
     "autograd of compile": ("gradient", lambda f: nested(compiled(f), 1)),
 }
+THIRD = ("autograd, three times", "jacrev of jacrev of grad", "jacfwd of hessian")
 FROZEN = (
     "autograd, twice",
     "autograd, three times",
@@ -442,7 +443,7 @@ LARGE = ("generator", "discriminator", "full", "windows")
 def cells():
     for name in SUBJECTS:
         for transform in (*OF_OUTPUTS, *OF_SCALAR):
-            if name in LARGE and transform in SLOW:
+            if (name in LARGE and transform in SLOW) or (name == "generator" and transform in THIRD):
                 continue
             yield pytest.param(name, transform, False, id=f"{transform} of {name}")
             if transform in FROZEN:
@@ -487,7 +488,8 @@ def test_what_is_called_right_agrees_with_finite_differences(name):
     assert relative_error(slopes(subject.outputs), expected["jacobian"]) < 1e-5
     assert relative_error(slopes(subject.scalar), expected["gradient"]) < 1e-5
     assert relative_error(slopes(gradient), expected["hessian"]) < 1e-5
-    assert relative_error(slopes(lambda a: gradient(a, 2)), expected["third"]) < 1e-5
+    if "third" in expected:
+        assert relative_error(slopes(lambda a: gradient(a, 2)), expected["third"]) < 1e-5
 
 
 # Ways to carry a network elsewhere, and other types of numbers
@@ -541,12 +543,17 @@ CARRIED = {
 }
 
 
+@cache
+def carried_module(name, how):
+    return CARRIED[how](trained(name), make_input(name))
+
+
 @pytest.mark.parametrize("how", CARRIED)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_what_is_carried_elsewhere_is_the_same(name, how):
     module = trained(name)
     x = make_input(name)
-    carried = CARRIED[how](module, x)
+    carried = carried_module(name, how)
     error = relative_error(with_gradient(carried, x), with_gradient(module, x))
     print(f"{how} of {name}: relative error {error:.1e}")
     assert error < (1e-14 if how in ("jit.trace", "export") else 1e-300)
@@ -555,8 +562,8 @@ def test_what_is_carried_elsewhere_is_the_same(name, how):
 @pytest.mark.parametrize("how", ["jit.trace", "export"])
 @pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "discriminator"])
 def test_traces_and_exports_take_other_batches(name, how):
-    module = make_module(name).double()
-    carried = CARRIED[how](module, make_input(name))
+    module = trained(name)
+    carried = carried_module(name, how)
     for batch in (1, 5):
         x = make_input(name, batch)
         assert relative_error(carried(x), module(x)) < 1e-14
@@ -565,17 +572,16 @@ def test_traces_and_exports_take_other_batches(name, how):
 @pytest.mark.parametrize("how", ["jit.trace", "export"])
 def test_a_carried_discriminator_refuses_a_batch_of_other_groups(how):
     """Batches of 2 are one group; 8 would be two groups of 4, and never four of 2."""
-    module = make_module("discriminator").double()
-    carried = CARRIED[how](module, make_input("discriminator"))
+    carried = carried_module("discriminator", how)
     with pytest.raises((RuntimeError, AssertionError), match=r"Provided sizes|Guard failed"):
         carried(make_input("discriminator", 8))
 
 
 @pytest.mark.parametrize("how", ["jit.trace", "export"])
 def test_a_carried_attention_refuses_what_its_operator_does_not_know(how):
-    module = make_module("hydra").double()
+    module = trained("hydra")
     x = make_input("hydra")
-    carried = CARRIED[how](module, x)
+    carried = carried_module("hydra", how)
     assert relative_error(vmap(carried)(x[None]), module(x)[None]) < 1e-14
     with pytest.raises((RuntimeError, NotImplementedError), match="has no forward-mode derivative: diff"):
         jvp(carried, (x,), (x,))
