@@ -465,7 +465,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple:
 
 def _differentiate_backward(ctx: Any, *cotangents: Tensor) -> tuple:
     """Second order: nothing here needs it fast, so it is the reference's, and itself differentiable."""
-    _, pull_back = torch.func.vjp(functools.partial(_plain_gradients, ctx), *ctx.saved_tensors)
+    pull_back: Any = torch.func.vjp(functools.partial(_plain_gradients, ctx), *ctx.saved_tensors)[1]
     return *pull_back(cotangents), None, None
 
 
@@ -476,7 +476,7 @@ def _plain_gradients(ctx: Any, grad: Tensor, *inputs: Tensor) -> tuple[Tensor, .
     def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return reference.attend(q, k, v, parts, _split(bias, parts), ctx.scale)
 
-    _, pull_back = torch.func.vjp(attend_plainly, *inputs)
+    pull_back: Any = torch.func.vjp(attend_plainly, *inputs)[1]
     return pull_back(grad)
 
 

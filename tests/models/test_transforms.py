@@ -17,7 +17,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import refusal, relative_error
+from helpers import needs_wheels, refusal, relative_error
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -39,6 +39,8 @@ from stylenat.attention.partitions import Full, ShiftedWindows, parse_partitions
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import MLP, StyleNAT, Upsample
+from stylenat.sampling.projection import project
+from stylenat.sampling.sample import sample_images
 
 EXACT = 1e-9  # relative error in float64
 DIRECTIONS = 3
@@ -653,6 +655,29 @@ def test_spawned_processes():
         assert (
             relative_error(torch.tensor(found[name]).double(), with_gradient(module, make_input(name))) < 1e-6
         )
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_networks_of_other_types_sample(dtype):
+    torch.manual_seed(0)
+    generator = small_generator().eval()
+    expected = sample_images(generator, range(4), truncation_psi=0.7)
+    low = copy.deepcopy(generator).to(dtype)
+    low.mean_style = None
+    found = sample_images(low, range(4), truncation_psi=0.7)
+    assert low.mean_style.dtype == dtype
+    assert (found.int() - expected.int()).abs().float().mean() < (4 if dtype == torch.bfloat16 else 0.5)
+
+
+@needs_wheels
+def test_projection_of_a_float16_network_stays_finite():
+    """Adam's smallest numbers are 0 in float16: its second step would divide 0 by 0."""
+    torch.manual_seed(0)
+    generator = small_generator().eval().half().requires_grad_(False)
+    image = sample_images(generator, [0])[0]
+    found = project(generator, image, steps=3)
+    assert found.styles.dtype == torch.float16 and found.styles.isfinite().all()
+    assert torch.tensor(found.losses).isfinite().all()
 
 
 # What is refused
