@@ -77,6 +77,7 @@ class Painter(nn.Module):
     resolution = 32
     mean_style = None
     device = property(lambda self: self.spread.device)
+    dtype = property(lambda self: self.spread.dtype)
 
     def __init__(self):
         super().__init__()

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from stylenat.attention import flex, natten, reference, tiled
 from stylenat.attention.partitions import HeadPartition, format_partitions
+from stylenat.attention.transforms import transformed
 
 _log = logging.getLogger(__name__)
 # Relative. TF32 rounds to 1e-3.
@@ -48,16 +49,18 @@ class Backend:
         attend: `(q, k, v, partitions, bias, scale)` → the output.
         suits: whether `auto` should try it, by q, bias and whether gradients are needed.
         deterministic: whether its gradients, too, come out the same every time, by bias.
+        transforms: whether `torch.func` and forward-mode differentiation get through it.
     """
 
     attend: Callable[[Tensor, Tensor, Tensor, Sequence[HeadPartition], Bias, float], Tensor]
     suits: Callable[[Tensor, Bias, bool], bool] = _never
     deterministic: Callable[[Bias], bool] = lambda bias: True
+    transforms: bool = False
 
 
 BACKENDS = {
-    "tiled": Backend(tiled.attend),
-    "reference": Backend(reference.attend),
+    "tiled": Backend(tiled.attend, transforms=True),
+    "reference": Backend(reference.attend, transforms=True),
     "flex": Backend(flex.attend, _on_gpu, _without_tables),
     "natten": Backend(natten.attend, _natten_suits, lambda bias: False),
 }
@@ -106,8 +109,10 @@ def choose(
         bias: a table `(heads_p, 2k-1, 2k-1)`, or None, for each.
         scale: factor on q.
     """
-    # Nothing to measure: shapes alone, or code being compiled.
-    if q.device.type == "meta" or isinstance(q, FakeTensor) or torch.compiler.is_compiling():
+    # Nothing to measure: shapes alone, code being compiled or traced, or what fused kernels do not know.
+    if q.device.type == "meta" or isinstance(q, FakeTensor):
+        return "tiled"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
         return "tiled"
     tensors = [x for x in (q, k, v, *bias) if x is not None]
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

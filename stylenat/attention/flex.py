@@ -79,6 +79,7 @@ class _Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may be part of training later
 def _plan(height: int, width: int, part: HeadPartition, device: torch.device) -> _Plan:
     size = part.kernel_size
     dilation = part.dilation

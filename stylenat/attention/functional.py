@@ -6,6 +6,7 @@ from torch import Tensor
 
 from stylenat.attention.dispatch import BACKENDS, choose
 from stylenat.attention.partitions import HeadPartition, check_fits, count_heads, format_partitions
+from stylenat.attention.transforms import sizes, transformed
 from stylenat.errors import UserError
 
 
@@ -35,31 +36,38 @@ def neighborhood_attention(
         `(B, H, W, heads, head_dim)`.
 
     Raises:
-        UserError: unknown backend, shapes that disagree with the partitions, a window larger than the grid.
+        UserError: unknown backend, shapes that disagree with the partitions, a window larger than the grid, a
+            fused backend under `torch.func` or forward-mode differentiation.
     """
     if backend not in ("auto", *BACKENDS):
         raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
     parts = tuple(partitions)
     tables = [None] * len(parts) if bias is None else list(bias)
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = sizes(q)[-1] ** -0.5 if scale is None else scale
     _check_shapes(q, k, v, parts, tables)
-    check_fits(parts, q.shape[1], q.shape[2])
+    check_fits(parts, *sizes(q)[1:3])
     name = choose(q, k, v, parts, tables, factor) if backend == "auto" else backend
+    if transformed() and not BACKENDS[name].transforms:
+        raise UserError(
+            f"attention backend {name!r} knows neither torch.func nor forward-mode differentiation: take "
+            "auto, tiled or reference"
+        )
     return BACKENDS[name].attend(q, k, v, parts, tables, factor)
 
 
 def _check_shapes(
     q: Tensor, k: Tensor, v: Tensor, partitions: Sequence[HeadPartition], bias: Sequence[Tensor | None]
 ) -> None:
-    shapes = [tuple(x.shape) for x in (q, k, v)]
-    if len(set(shapes)) > 1 or q.ndim != 5:
+    shapes = [sizes(x) for x in (q, k, v)]
+    if shapes != [shapes[0]] * 3 or q.ndim != 5:  # no set: an exported batch has no number yet, nor a hash
         given = ", ".join(map(str, shapes))
         raise UserError(f"q, k, v of shapes {given}: give all three as one (B, H, W, heads, head_dim)")
     heads = count_heads(partitions)
     text = format_partitions(partitions)
-    if q.shape[3] != heads:
+    if shapes[0][3] != heads:
         raise UserError(
-            f"q of shape {shapes[0]} has {q.shape[3]} heads, partitions {text} have {heads}: make them equal"
+            f"q of shape {shapes[0]} has {shapes[0][3]} heads, "
+            f"partitions {text} have {heads}: make them equal"
         )
     if len(bias) != len(partitions):
         raise UserError(
@@ -67,7 +75,7 @@ def _check_shapes(
         )
     for table, part in zip(bias, partitions, strict=True):
         expected = part.table_shape
-        if table is not None and tuple(table.shape) != expected:
+        if table is not None and sizes(table) != expected:
             raise UserError(
-                f"bias table of shape {tuple(table.shape)} for partition {part}: give one of {expected}"
+                f"bias table of shape {sizes(table)} for partition {part}: give one of {expected}"
             )

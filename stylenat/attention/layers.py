@@ -15,6 +15,7 @@ from stylenat.attention.partitions import (
     count_heads,
     format_partitions,
 )
+from stylenat.attention.transforms import sizes, softmax
 from stylenat.errors import UserError
 
 
@@ -100,7 +101,8 @@ class HydraNeighborhoodAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Neighborhood attention of q, k, v `(B, H, W, heads, head_dim)`."""
-        check_fits(self.partitions, q.shape[1], q.shape[2], self.level)
+        _, height, width, _, _ = sizes(q)
+        check_fits(self.partitions, height, width, self.level)
         return neighborhood_attention(q, k, v, self.partitions, self.rpb, backend=self.backend)
 
 
@@ -124,12 +126,12 @@ class FullAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of q, k, v `(B, 4, 4, heads, head_dim)`, each token to all 16."""
-        check_fits(self.partitions, q.shape[1], q.shape[2])
-        queries = q.flatten(1, 2).transpose(1, 2) * q.shape[-1] ** -0.5  # (B, heads, 16, head_dim)
+        check_fits(self.partitions, *sizes(q)[1:3])
+        queries = q.flatten(1, 2).transpose(1, 2) * sizes(q)[-1] ** -0.5  # (B, heads, 16, head_dim)
         keys = k.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
         values = v.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
         logits = queries @ keys.transpose(-2, -1) + self._bias()  # (B, heads, 16, 16)
-        out = logits.softmax(-1).to(values.dtype) @ values  # (B, heads, 16, head_dim)
+        out = softmax(logits).to(values.dtype) @ values  # (B, heads, 16, head_dim)
         return out.transpose(1, 2).unflatten(1, (4, 4))  # (B, 4, 4, heads, head_dim)
 
     def _bias(self) -> Tensor:

@@ -1,7 +1,11 @@
-"""Neighborhood attention by NATTEN's fused kernels (0.20 or later), which know no relative position bias."""
+"""Neighborhood attention by NATTEN's fused kernels (0.20 or later).
+
+They know no relative position bias and no second derivative.
+"""
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,4 +43,21 @@ def attend(
     for share, part in zip(partition_shares(q, k, v, partitions), partitions, strict=True):
         own = [x.contiguous() for x in share]  # (B, H, W, heads_p, head_dim) each
         outputs.append(na2d(*own, kernel_size=part.kernel_size, dilation=part.dilation, scale=scale))
-    return torch.cat(outputs, 3)
+    return _OnceDifferentiable.apply(torch.cat(outputs, 3))
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """Changes nothing, but refuses a backward pass that is to be differentiated itself."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor) -> Tensor:
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise UserError(
+                "attention backend 'natten' has no second derivative: take tiled, or differentiate once, "
+                "without create_graph"
+            )
+        return grad

@@ -1,11 +1,12 @@
 """Neighborhood attention straight from its definition: slow, obvious, the oracle of every other backend."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from stylenat.attention.partitions import HeadPartition, check_fits
+from stylenat.attention.transforms import softmax
 from stylenat.errors import UserError
 
 
@@ -37,10 +38,10 @@ def axis_window(
 
 def partition_shares(
     q: Tensor, k: Tensor, v: Tensor, partitions: Sequence[HeadPartition]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Of each partition the queries, keys and values of its heads, `(B, H, W, heads_p, c)` each."""
     heads = [part.heads for part in partitions]
-    yield from zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), strict=True)
+    return list(zip(q.split(heads, 3), k.split(heads, 3), v.split(heads, 3), strict=True))
 
 
 def attend(
@@ -74,7 +75,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, partition: HeadPartition, bias: Ten
         column_index = (column_offset + size - 1)[None, :, None, :]  # (1, W, 1, k)
         entries = bias[:, row_index, column_index]  # (heads, H, W, k, k)
         logits = logits + entries.permute(1, 2, 0, 3, 4)
-    weights = logits.flatten(-2).softmax(-1).unflatten(-1, (size, size))  # (B, H, W, heads, k, k)
+    weights = softmax(logits.flatten(-2)).unflatten(-1, (size, size))  # (B, H, W, heads, k, k)
     return torch.einsum("bhwnij,bhwijnc->bhwnc", weights, v[:, rows, columns])  # (B, H, W, heads, c)
 
 

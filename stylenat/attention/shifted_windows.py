@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stylenat.attention.layers import Attention, position_table
 from stylenat.attention.partitions import ShiftedWindows, check_fits
+from stylenat.attention.transforms import sizes, softmax
 
 
 def cut_windows(x: Tensor, size: int) -> Tensor:
@@ -83,9 +84,9 @@ class ShiftedWindowAttention(Attention):
         """Attention of q, k, v `(B, H, W, heads, head_dim)` in windows, the second half in shifted ones."""
         height, width = q.shape[1:3]
         size = self.windows.window_size
-        check_fits(self.partitions, height, width)
+        check_fits(self.partitions, *sizes(q)[1:3])
         one_window = (height, width) == (size, size)
-        scaled = q * q.shape[-1] ** -0.5  # (B, H, W, heads, head_dim)
+        scaled = q * sizes(q)[-1] ** -0.5  # (B, H, W, heads, head_dim)
         outputs = []
         for half, qkv in enumerate(zip(scaled.chunk(2, 3), k.chunk(2, 3), v.chunk(2, 3), strict=True)):
             shift = size // 2 if half == 1 and not one_window else 0
@@ -111,5 +112,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     q (scaled), k, v `(B, windows, heads, size², c)` → the same; bias `([windows,] heads, size², size²)`.
     """
-    weights = (q @ k.transpose(-2, -1) + bias).softmax(-1).to(v.dtype)  # (B, windows, heads, size², size²)
+    weights = softmax(q @ k.transpose(-2, -1) + bias).to(v.dtype)  # (B, windows, heads, size², size²)
     return weights @ v

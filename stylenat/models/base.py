@@ -68,6 +68,11 @@ class Generator(nn.Module, ABC):
         return next(self.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters, and of the latents that they take."""
+        return next(self.parameters()).dtype
+
+    @property
     @abstractmethod
     def num_styles(self) -> int:
         """Styles that a w+ holds."""

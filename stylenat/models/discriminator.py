@@ -5,27 +5,95 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import utils
 
 from stylenat.attention.partitions import resolutions
+from stylenat.attention.transforms import func_differentiates, sizes, wrapped
 from stylenat.errors import UserError
 from stylenat.models.layers import BiasActivation, Blur, fir_downsample, haar, inverse_haar
 
 
-def spectral_norm(module: nn.Module) -> nn.Module:
-    """PyTorch's spectral norm, but for autocast, which would take its power iteration in half precision."""
-    normalized = utils.spectral_norm(module)
-    norm: Any
-    (norm,) = normalized._forward_pre_hooks.values()
-    for device in ("cpu", "cuda"):
-        norm.compute_weight = torch.autocast(device, enabled=False)(norm.compute_weight)
-    return normalized
+class SpectralNorm(nn.Module):
+    """A layer whose weight is divided by its largest singular value (Miyato et al. 2018).
+
+    That value is estimated by one step of the power iteration at every call in training mode, from the
+    vectors of the last one, which count as constants in derivatives. Neither autocast nor its half precision
+    touches it. Tensors are named and ordered as by `torch.nn.utils.spectral_norm`, whose hooks can be neither
+    pickled nor transformed.
+
+    Attributes:
+        weight_orig: the weight as it is learned, `(out, …)`.
+        weight_u: the left singular vector, `(out,)`.
+        weight_v: the right one, of all other dimensions as one.
+    """
+
+    weight_orig: nn.Parameter
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def _take_weight(self) -> None:
+        """Turn `weight` into `weight_orig` and draw the vectors."""
+        weight: Any = self._parameters.pop("weight")
+        self.weight_orig = weight
+        inputs = weight[0].numel()
+        self.register_buffer("weight_u", F.normalize(weight.detach().new_empty(len(weight)).normal_(), dim=0))
+        self.register_buffer("weight_v", F.normalize(weight.detach().new_empty(inputs).normal_(), dim=0))
+
+    def normalized_weight(self) -> Tensor:
+        """The weight `(out, …)` with a largest singular value of 1; in training mode moves the vectors.
+
+        Raises:
+            UserError: `torch.func` would have to differentiate, or map, the vectors' move.
+        """
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            matrix = self.weight_orig.flatten(1)  # (out, inputs)
+            left, right = self._move(matrix.detach()) if self.training else (self.weight_u, self.weight_v)
+            return self.weight_orig / torch.dot(left, torch.mv(matrix, right))
+
+    @torch.no_grad()
+    def _move(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the power iteration."""
+        if wrapped(matrix) or func_differentiates():
+            raise UserError(
+                "spectral norm moves its vectors at every call in training mode, which torch.func cannot "
+                "transform: call eval() on the discriminator first"
+            )
+        right = F.normalize(torch.mv(matrix.t(), self.weight_u), dim=0)
+        left = F.normalize(torch.mv(matrix, right), dim=0)
+        # In place, for replicas on several devices share these with the module that they are of.
+        self.weight_u.copy_(left)
+        self.weight_v.copy_(right)
+        return left, right
+
+
+class SpectralConv2d(SpectralNorm, nn.Conv2d):
+    """Convolution under spectral norm; see `torch.nn.Conv2d` for its arguments."""
+
+    def __init__(self, channels: int, out_channels: int, kernel_size: int, **options: Any) -> None:
+        super().__init__(channels, out_channels, kernel_size, **options)
+        self._take_weight()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` → `(B, C', H', W')`."""
+        return self._conv_forward(x, self.normalized_weight(), self.bias)
+
+
+class SpectralLinear(SpectralNorm, nn.Linear):
+    """Linear layer under spectral norm; see `torch.nn.Linear` for its arguments."""
+
+    def __init__(self, features: int, out_features: int) -> None:
+        super().__init__(features, out_features)
+        self._take_weight()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(…, features)` → `(…, out_features)`."""
+        return F.linear(x, self.normalized_weight(), self.bias)
 
 
 def _conv(channels: int, out_channels: int, kernel_size: int, **options: Any) -> nn.Module:
     """Spectrally normalized convolution without bias, as a convolution before an activation is."""
-    return spectral_norm(nn.Conv2d(channels, out_channels, kernel_size, bias=False, **options))
+    return SpectralConv2d(channels, out_channels, kernel_size, bias=False, **options)
 
 
 class FromRGB(nn.Module):
@@ -79,14 +147,14 @@ def minibatch_deviation(x: Tensor, group_size: int = 4) -> Tensor:
     Raises:
         UserError: the group does not divide the batch.
     """
-    batch, _, height, width = x.shape
+    batch, _, height, width = sizes(x)
     group = min(batch, group_size)
     if batch % group:
         raise UserError(
             f"a batch of {batch} images can't be split in groups of {group}: use a multiple of {group}"
         )
     exact = x.to(torch.promote_types(x.dtype, torch.float32))  # also under autocast
-    variance = exact.unflatten(0, (group, -1)).var(dim=0, correction=0)  # (B / group, C, H, W)
+    variance = exact.unflatten(0, (group, batch // group)).var(dim=0, correction=0)  # (B / group, C, H, W)
     deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3)).repeat(group).to(x.dtype)  # (B,)
     return torch.cat([x, deviation[:, None, None, None].expand(-1, 1, height, width)], dim=1)
 
@@ -110,9 +178,9 @@ class Discriminator(nn.Module):
         final = widths[0]
         self.final_conv = nn.Sequential(_conv(final + 1, final, 3, padding=1), BiasActivation(final))
         self.final_linear = nn.Sequential(
-            spectral_norm(nn.Linear(16 * final, final)),
+            SpectralLinear(16 * final, final),
             BiasActivation(final),
-            spectral_norm(nn.Linear(final, 1)),
+            SpectralLinear(final, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -4,10 +4,68 @@ Generator parts take channels last, `(B, H, W, C)`; resampling and wavelets take
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stylenat.attention.transforms import batched, sizes, transformed
+
+
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's layer norm with right derivatives of every order.
+
+    PyTorch's own are wrong, without a word, from the third order on, in forward mode from the second on.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(…, C)` → the same, in the weights' type."""
+        if torch.compiler.is_compiling() and not transformed():
+            return super().forward(x)
+        exact = x.to(self.weight.dtype)  # under autocast
+        if torch.jit.is_tracing() or transformed():
+            return _plain_layer_norm(exact, self.weight, self.bias, self.eps)
+        return _LayerNorm.apply(exact, self.weight, self.bias, self.eps)
+
+
+def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer norm over the last dimension out of its parts."""
+    centered = x - x.mean(-1, keepdim=True)
+    variance = centered.square().mean(-1, keepdim=True)
+    return torch.addcmul(bias, centered * torch.rsqrt(variance + eps), weight)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """PyTorch's kernels, but where a derivative is differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        out, mean, rstd = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        if torch.is_grad_enabled() or transformed() or batched(grad):
+            return *_layer_norm_gradients(grad, x, weight, ctx.eps), None
+        wanted = ctx.needs_input_grad[:3]
+        backward = torch.ops.aten.native_layer_norm_backward
+        return *backward(grad, x, weight.shape, mean, rstd, weight, bias, wanted), None
+
+
+def _layer_norm_gradients(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """Gradients of `_plain_layer_norm`'s three tensors, out of operations that have derivatives."""
+    centered = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)  # (…, 1)
+    normal = centered * scale
+    grad_normal = grad * weight
+    along = normal * (grad_normal * normal).mean(-1, keepdim=True)
+    grad_x = (grad_normal - grad_normal.mean(-1, keepdim=True) - along) * scale
+    others = list(range(x.ndim - 1))
+    return grad_x, (grad * normal).sum(others), grad.sum(others)
 
 
 class PixelNorm(nn.Module):
@@ -15,7 +73,8 @@ class PixelNorm(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """`(B, L)` → the same."""
-        return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        exact = z.to(torch.promote_types(z.dtype, torch.float32))  # 1e-8 is 0 in float16
+        return (exact * torch.rsqrt(exact.square().mean(dim=1, keepdim=True) + 1e-8)).to(z.dtype)
 
 
 class EqualizedLinear(nn.Module):
@@ -92,13 +151,19 @@ class AdaIN(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Features `(B, H, W, C)` and a style `(B, style_dim)` → features `(B, H, W, C)`."""
         gamma, beta = self.style(style)[:, None, None].to(x.dtype).chunk(2, dim=-1)  # (B, 1, 1, C) each
-        centered = x - x.mean(dim=(1, 2), keepdim=True)  # (B, H, W, C)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))  # squares would overflow float16
+        centered = exact - exact.mean(dim=(1, 2), keepdim=True)  # (B, H, W, C)
         # (B, 1, 1, C); var_mean is several times slower on a CPU
         variance = centered.square().mean(dim=(1, 2), keepdim=True)
-        return torch.addcmul(beta, centered, gamma * torch.rsqrt(variance + 1e-5))
+        return torch.addcmul(beta, centered, gamma * torch.rsqrt(variance + 1e-5)).to(x.dtype)
 
 
-def position_embedding(channels: int, resolution: int, device: torch.device | str | None = None) -> Tensor:
+def position_embedding(
+    channels: int,
+    resolution: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """2-D sinusoidal embedding `(resolution, resolution, channels)`: x in the first half, y in the second.
 
     Frequencies are exp(−ln(10000) / (n − 1) · i) for i < n = channels / 4; positions count from 1.
@@ -107,11 +172,15 @@ def position_embedding(channels: int, resolution: int, device: torch.device | st
         channels: a multiple of 4.
         resolution: tokens a side.
         device: of the result.
+        dtype: of the result; angles are float32 at least.
     """
     n = channels // 4
-    frequencies = torch.exp(torch.arange(n, device=device) * (-math.log(10000) / (n - 1)))  # (n,)
-    angles = torch.arange(1, resolution + 1, device=device)[:, None] * frequencies  # (resolution, n)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (resolution, channels / 2)
+    exact = torch.promote_types(dtype, torch.float32)
+    steps = torch.arange(n, device=device, dtype=exact)  # (n,)
+    frequencies = torch.exp(steps * (-math.log(10000) / (n - 1)))  # (n,)
+    positions = torch.arange(1, resolution + 1, device=device, dtype=exact)  # (resolution,)
+    angles = positions[:, None] * frequencies  # (resolution, n)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)  # (resolution, channels / 2)
     grid = (resolution, resolution, 2 * n)
     return torch.cat([axis[None].expand(grid), axis[:, None].expand(grid)], dim=-1)
 
@@ -124,9 +193,10 @@ def fir_upsample(x: Tensor) -> Tensor:
 
 def _fir(x: Tensor, stride: int, padding: int) -> Tensor:
     # The [1, 3, 3, 1] binomial filter of StyleGAN2, as one depthwise 4 × 4 convolution.
+    channels = sizes(x)[1]
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
-    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)  # (C, 1, 4, 4)
-    return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+    kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)  # (C, 1, 4, 4)
+    return F.conv2d(x, kernel, stride=stride, padding=padding, groups=channels)
 
 
 def fir_downsample(x: Tensor) -> Tensor:

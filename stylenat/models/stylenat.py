@@ -6,14 +6,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
 from stylenat.attention.partitions import Full, HeadPartition, Level, ShiftedWindows, check_fits, resolutions
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
+from stylenat.attention.transforms import sizes, transformed
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, Stage
-from stylenat.models.layers import AdaIN, MappingLayer, PixelNorm, fir_upsample, position_embedding
+from stylenat.models.layers import AdaIN, LayerNorm, MappingLayer, PixelNorm, fir_upsample, position_embedding
 from stylenat.models.mlp import mlp
 
 BLOCKS = 2  # of a level, each with a style of its own
@@ -85,14 +87,15 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(1))
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.reduction = nn.Linear(channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, H, W, C)` → `(B, 2H, 2W, C')`."""
         larger = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")  # (B, C, 2H, 2W)
         out = self.reduction(self.norm(larger.permute(0, 2, 3, 1)))  # (B, 2H, 2W, C')
-        embedding = position_embedding(out.shape[-1], out.shape[1], out.device)  # (2H, 2W, C')
+        _, side, _, channels = sizes(out)
+        embedding = position_embedding(channels, side, out.device, self.alpha.dtype)  # (2H, 2W, C')
         return torch.addcmul(out, self.alpha, embedding)
 
 
@@ -206,14 +209,14 @@ class StyleNAT(Generator):
         """Styles w `(B, latent_dim)`, or w+ `(B, num_styles, latent_dim)`, → images `(B, 3, R, R)`."""
         plus = w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w
         styles = plus.unbind(1)  # num_styles of (B, latent_dim)
-        x = self.input(len(w))  # (B, 4, 4, C)
+        # Transforms know no hooks on saved tensors, which recomputation needs.
+        recomputed = self.checkpoint_levels if torch.is_grad_enabled() and not transformed() else ()
+        x = self.input(w.shape[0])  # (B, 4, 4, C)
         image: Tensor | None = None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
             own = styles[BLOCKS * i : BLOCKS * (i + 1)]
-            if self.resolutions[i] in self.checkpoint_levels and torch.is_grad_enabled():
-                x = checkpoint(level, x, own, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = level(x, own)  # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
+            # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
+            x = _recomputed(level, x, own) if self.resolutions[i] in recomputed else level(x, own)
             image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
         assert image is not None  # there is a level
         return image
@@ -231,6 +234,20 @@ class StyleNAT(Generator):
         if block not in range(BLOCKS):
             raise UserError(f"block {block!r} of level {resolution} is not there: take 0 or {BLOCKS - 1}")
         return level.blocks[block].attn
+
+
+def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor:
+    """A level's features, whose activations the backward pass computes anew."""
+    if torch.compiler.is_compiling():
+        return checkpoint(level, x, styles, use_reentrant=False, preserve_rng_state=False)
+    # With the weights of this call: `functional_call` may have put others in the place of the module's own,
+    # and takes them away before the backward pass.
+    weights: dict[str, Tensor] = dict(level.named_parameters())
+
+    def run(x: Tensor, styles: Sequence[Tensor]) -> Tensor:
+        return functional_call(level, weights, (x, styles))
+
+    return checkpoint(run, x, styles, use_reentrant=False, preserve_rng_state=False)
 
 
 def make_attention(channels: int, partitions: Level, resolution: int) -> Attention:

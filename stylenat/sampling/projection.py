@@ -107,20 +107,22 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
     target = image[None].to(mean.device)  # (1, 3, R, R)
     pixels = normalize(target)  # (1, 3, R, R)
     features = [scale.detach() for scale in feature_pyramid(target.float())]
-    w = mean.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, latent_dim)
+    # In float32 at least: Adam's small numbers are 0 in float16.
+    exact = mean.to(torch.promote_types(mean.dtype, torch.float32))
+    w = exact.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, latent_dim)
     deviation = (styles(generator, range(256)) - mean).std().item()
     optimizer = torch.optim.Adam([w], betas=(0.9, 0.99))
     losses = []
     for step in progress(range(steps), unit="step", desc="project"):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * deviation * _schedule((step + 1) / steps)
-        images = generator.synthesis(w)  # (1, 3, R, R)
+        images = generator.synthesis(w.to(mean.dtype))  # (1, 3, R, R)
         distance = perceptual_distance(feature_pyramid(denormalize(images)), features)
         loss = distance + PIXELS * F.mse_loss(images, pixels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    found = w.detach()
+    found = w.detach().to(mean.dtype)
     return Projection(found, render(generator, found), losses)
 
 

@@ -35,7 +35,7 @@ def mean_style(generator: Generator) -> Tensor:
     if generator.mean_style is None:
         random = torch.Generator().manual_seed(0)
         z = torch.randn(MEAN_STYLES, generator.latent_dim, generator=random)  # (10000, latent_dim)
-        generator.mean_style = generator.mapping(z.to(generator.device)).mean(0)
+        generator.mean_style = generator.mapping(z.to(generator.device, generator.dtype)).mean(0)
     return generator.mean_style
 
 
@@ -46,7 +46,7 @@ def styles(generator: Generator, seeds: Sequence[int], truncation_psi: float = 1
     Returns:
         `(len(seeds), latent_dim)`, on the generator's device.
     """
-    w = generator.mapping(latents(generator, seeds).to(generator.device))
+    w = generator.mapping(latents(generator, seeds).to(generator.device, generator.dtype))
     return truncate(generator, w, truncation_psi)
 
 
@@ -192,7 +192,7 @@ def interpolate(
         raise UserError(
             f"{len(seeds)} seeds and {frames} frames: give two seeds or more and one frame or more"
         )
-    z = latents(generator, seeds).to(generator.device)  # (seeds, latent_dim)
+    z = latents(generator, seeds).to(generator.device, generator.dtype)  # (seeds, latent_dim)
     if space == "z":
         w = generator.mapping(_between(z, frames, slerp))
     else:

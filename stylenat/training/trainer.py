@@ -102,7 +102,7 @@ class Trainer:
         return augment(images) if self.config.diffaugment else images
 
     def _latents(self, batch: int) -> Tensor:
-        return torch.randn(batch, self.config.latent_dim, device=self.device)
+        return torch.randn(batch, self.config.latent_dim, device=self.device, dtype=self.generator.dtype)
 
     def _discriminator_step(self, real: Tensor) -> Tensor:
         self.discriminator.requires_grad_(True)

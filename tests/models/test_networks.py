@@ -221,7 +221,7 @@ def test_spectral_norm_and_deviation_stay_in_float32_under_autocast():
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             logits = discriminator(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
         logits.sum().backward()
-        weights = [m.weight for m in discriminator.modules() if hasattr(m, "weight_orig")]
+        weights = [m.eval().normalized_weight() for m in discriminator.modules() if hasattr(m, "weight_orig")]
         return weights, {name: b.clone() for name, b in discriminator.named_buffers()}, logits
 
     (exact, buffers, logits), (weights, others, rough) = final(False), final(True)
