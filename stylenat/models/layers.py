@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylenat.errors import UserError
+
 
 class PixelNorm(nn.Module):
     """Scales each latent `(B, L)` to unit mean square (StyleGAN, mapping network input)."""
@@ -104,10 +106,15 @@ def position_embedding(channels: int, resolution: int, device: torch.device | st
     Frequencies are exp(−ln(10000) / (n − 1) · i) for i < n = channels / 4; positions count from 1.
 
     Args:
-        channels: a multiple of 4.
+        channels: a multiple of 4, 8 or more.
         resolution: tokens a side.
         device: of the result.
+
+    Raises:
+        UserError: channels that four do not divide, or fewer than eight, for which there is no frequency.
     """
+    if channels < 8 or channels % 4:
+        raise UserError(f"width {channels} has no position embedding: take multiples of 4 from 8 on")
     n = channels // 4
     frequencies = torch.exp(torch.arange(n, device=device) * (-math.log(10000) / (n - 1)))  # (n,)
     angles = torch.arange(1, resolution + 1, device=device)[:, None] * frequencies  # (resolution, n)
