@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers import Plain, refusal
 from PIL import Image
@@ -10,6 +11,7 @@ from stylenat.checkpoints.load import open_checkpoint
 from stylenat.checkpoints.samples import open_images
 from stylenat.checkpoints.tensors import save_tensors
 from stylenat.data.dataset import open_dataset
+from stylenat.evaluation.evaluate import open_reference
 from stylenat.features.weights import INCEPTION_CLEAN, weight_places
 from stylenat.paths import expand, find_path, write_atomically
 
@@ -49,6 +51,13 @@ def test_every_input_is_found_in_the_workspace(places):
     assert open_checkpoint("x.safetensors").path == places / "workspace" / "x.safetensors"
     (faces / INCEPTION_CLEAN.name).touch()
     assert weight_places(INCEPTION_CLEAN, "datasets/faces") == [faces / INCEPTION_CLEAN.name]
+
+
+def test_statistics_are_found_in_the_workspace(places):
+    path = places / "workspace" / "STATS.NPZ"
+    with path.open("wb") as file:
+        np.savez(file, mu=np.zeros(2), sigma=np.eye(2))
+    assert open_reference("STATS.NPZ", 32).mean.tolist() == [0, 0]
 
 
 def test_a_missing_data_set_is_named_where_it_was_looked_for(places):
