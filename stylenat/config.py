@@ -180,11 +180,6 @@ class Config:
                     f"partitions at level {side} hold {total} heads, expected {heads} "
                     f"(max({width} // head_dim {self.head_dim}, min_heads {self.min_heads}))"
                 )
-            if width % heads:
-                raise UserError(
-                    f"widths={self.widths!r}: {width} at level {side} does not split into {heads} heads, "
-                    "take a multiple"
-                )
         for side, level in zip(sides, self.partitions, strict=True):
             check_fits(level, side, side, side)
 

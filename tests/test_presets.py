@@ -220,11 +220,15 @@ def test_a_variant_is_part_of_the_identity_where_there_is_one():
     [
         ((32, 30, 16, 16), "30 at level 8 has no position embedding"),
         ((32, 32, 4, 16), "4 at level 16 has no position embedding"),
-        ((33, 32, 16, 16), "33 at level 4 does not split into 2 heads"),
     ],
 )
 def test_widths_that_no_network_has_are_refused(widths, message):
     assert message in refusal(get_config, "smoke", widths=widths)
+
+
+def test_a_width_that_its_heads_do_not_divide_is_refused_when_it_is_built():
+    config = get_config("smoke", widths=(33, 32, 16, 16))
+    assert "dim 33 does not split into 2 heads" in refusal(build_generator, config)
 
 
 @torch.no_grad()
