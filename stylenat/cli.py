@@ -5,6 +5,7 @@ load, and `--help` should answer at once.
 """
 
 import dataclasses
+import io
 import itertools
 import json
 import math
@@ -12,14 +13,13 @@ import re
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stylenat.config import parse_overrides
 from stylenat.errors import UserError
-from stylenat.paths import write_atomically
+from stylenat.paths import expand, find_path, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -34,6 +34,8 @@ METRIC_NAMES = (
 )  # fmt: skip
 OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
 PROTOCOL_NAMES = ("paper", "ours")
+LARGEST_SCORE_SEED = 2**63 // 10**6 - 1  # a score's images begin at seed N · 10⁶
+MOST_SEEDS = 10**6  # of one call of `sample`
 
 
 class _Command(click.Command):
@@ -112,6 +114,7 @@ def train_command(
     """Train a preset; the same command again resumes it."""
     from stylenat.training.loop import train
 
+    _check_range("score-every", score_every, 0)
     config = get_config(preset, **parse_overrides(settings))
     print(f"{run_id(config)}: {config.cost}")
     run = train(config, out, device, score_every=score_every)
@@ -163,6 +166,8 @@ def evaluate_command(
     from stylenat.evaluation.metrics import OFFLINE
     from stylenat.experiments.record import score_run
 
+    _check_range("count", count, 1)
+    _check_range("seed", seed, 0, LARGEST_SCORE_SEED)
     networks = _feature_networks(weights, sha256, download)
     if data:
         scored = open_images(source, pick_device(device))
@@ -182,7 +187,7 @@ def evaluate_command(
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
-        write_atomically(json_path, json.dumps(score.to_dict(), indent=1) + "\n")
+        write_atomically(expand(json_path), json.dumps(score.to_dict(), indent=1) + "\n")
 
 
 @commands.command("sample")
@@ -190,7 +195,12 @@ def evaluate_command(
 @click.option("--seeds", default="0-15", show_default=True, help="Such as 0-15,42.")
 @_psi_option
 @click.option("--out", default="samples", show_default=True, metavar="DIR", help="Folder of the images.")
-@click.option("--gif", type=int, metavar="FRAMES", help="Also interpolate, with this many frames per seed.")
+@click.option(
+    "--gif",
+    type=int,
+    metavar="FRAMES",
+    help="Also interpolate, with this many frames per seed.",
+)
 @_device_option
 @_partitions_option
 def sample_command(
@@ -202,30 +212,39 @@ def sample_command(
     device: str | None,
     partitions: str | None,
 ) -> None:
-    """Write images of a checkpoint, and their grid."""
+    """Write images of a checkpoint, and their grid.
+
+    The folder can be scored as it is: datasets leave out the grid and the interpolation, and one that holds
+    images of other seeds already is refused.
+    """
     import torch
 
     from stylenat.checkpoints.load import load_generator
+    from stylenat.data.sources import SHEETS
     from stylenat.device import pick_device
     from stylenat.images import image_grid, save_gif, save_png
+    from stylenat.sampling.folder import remove_samples, sample_paths
     from stylenat.sampling.sample import interpolate, sample_images
 
     numbers = _parse_seeds(seeds)
-    folder = Path(out)
+    folder = expand(out)
+    paths = sample_paths(folder, numbers)
     if not math.isfinite(psi):
         raise UserError(f"psi {psi} is no number: give one, such as 0.7; 1 truncates nothing")
     generator = load_generator(checkpoint, partitions).to(pick_device(device))
     frames = None
     if gif is not None:
         frames = interpolate(generator, numbers, gif, truncation_psi=psi)
+    remove_samples(paths)
     images = []
-    for seed in progress(numbers, unit="image"):
+    for seed, path in zip(progress(numbers, unit="image"), paths, strict=True):
         images.append(sample_images(generator, [seed], truncation_psi=psi))
-        save_png(folder / f"seed{seed:04d}.png", images[-1][0])
+        save_png(path, images[-1][0])
     columns = math.ceil(len(numbers) ** 0.5)
-    save_png(folder / "grid.png", image_grid(torch.cat(images), columns))
+    grid, interpolation = SHEETS
+    save_png(folder / grid, image_grid(torch.cat(images), columns))
     if frames is not None:
-        save_gif(folder / "interpolation.gif", frames, scale=max(1, 256 // generator.resolution))
+        save_gif(folder / interpolation, frames, scale=max(1, 256 // generator.resolution))
     print(f"{len(numbers)} images and their grid: {folder}")
 
 
@@ -296,7 +315,7 @@ def throughput_command(
     rows = measure(build_generator(preset), protocol, preset, device)
     print(table(rows).to_string(index=False), describe(rows[0]), sep="\n")
     if csv_path:
-        write_atomically(csv_path, to_csv(rows))
+        write_atomically(expand(csv_path), to_csv(rows))
 
 
 @commands.command("presets")
@@ -336,6 +355,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # ± on a terminal of ASCII, or a file's name that is no UTF-8, is written as \xb1
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
@@ -429,17 +452,38 @@ def _parse_seeds(text: str) -> list[int]:
     """The seeds that are meant: `"0-3,8"` → `[0, 1, 2, 3, 8]`.
 
     Raises:
-        UserError: the text is not made of numbers and rising ranges, or a seed is 2⁶³ or more.
+        UserError: the text is not made of numbers and rising ranges, a seed is 2⁶³ or more, or there are too
+            many.
     """
     seeds: list[int] = []
     for part in text.split(","):
-        bounds = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
+        bounds = re.fullmatch(r"\s*(\d{1,19})\s*(?:-\s*(\d{1,19})\s*)?", part, re.ASCII)
         first = int(bounds[1]) if bounds else 0
         last = int(bounds[2] or bounds[1]) if bounds else -1
         if last < first or last >= 2**63:
-            raise UserError(f"seeds {text!r}: write numbers and ranges with commas between, such as 0-15,42")
+            raise UserError(
+                f"seeds {text!r}: write numbers below 2**63 and ranges with commas between, such as 0-15,42"
+            )
+        if last - first >= MOST_SEEDS - len(seeds):
+            raise UserError(f"seeds {text!r} are more than {MOST_SEEDS:,}: give fewer in one call")
         seeds += range(first, last + 1)
     return seeds
+
+
+def _check_range(name: str, value: int | None, least: int, most: int = 2**63 - 1) -> None:
+    """Refuse an option's value that is out of its range.
+
+    Args:
+        name: of the option.
+        value: as given; None: it was not.
+        least: that is allowed.
+        most: that is allowed.
+
+    Raises:
+        UserError: it is below or above.
+    """
+    if value is not None and not least <= value <= most:
+        raise UserError(f"{name} {value} is out of range: give a whole number from {least} to {most}")
 
 
 def _parse_batches(text: str) -> tuple[int, ...]:
@@ -469,15 +513,18 @@ def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) ->
     Raises:
         UserError: there is no such run, or the setting is not that of records.
     """
-    from stylenat.checkpoints.run import Run
+    from stylenat.checkpoints.run import Run, is_run
     from stylenat.data.sources import BUNDLED
 
+    found = find_path(source)
     try:
         run = Run.open(source, runs)
     except UserError:
-        if not Path(source).expanduser().exists():
+        if not found.exists():
             raise
-        raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
+        if not is_run(found):
+            raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
+        run = Run(found)
     if (seed, psi) != (0, 1):
         raise UserError(
             f"runs are recorded at seed 0 and psi 1, not {seed} and {psi:g}: give --data "

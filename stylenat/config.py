@@ -152,6 +152,12 @@ class Config:
         finest = sides[-1] if sides else 0
         if self.resolution != finest:
             raise UserError(f"{len(sides)} widths make {finest} pixels, not resolution={self.resolution}")
+        for side, width in zip(sides[1:], self.widths[1:], strict=True):
+            if width < 8 or width % 4:
+                raise UserError(
+                    f"widths={self.widths!r}: {width} at level {side} has no position embedding, take "
+                    "multiples of 4 from 8 on"
+                )
         if odd := set(self.checkpoint_levels) - set(sides):
             raise UserError(f"checkpoint_levels={min(odd)} is no level: take of 4, 8, …, {self.resolution}")
         if len(self.discriminator_widths) != len(sides) - 1:

@@ -156,6 +156,26 @@ def test_bad_arguments_of_train(capsys, tmp_path, arguments, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "words", [["--count", "0"], ["--count", "-5"], ["--seed", "-1"], ["--seed", str(2**60)]]
+)
+def test_counts_and_seeds_of_a_score_that_are_out_of_range(capsys, words):
+    message = refused(capsys, "evaluate", "noto-faces", "--data", "noto-faces", *words)
+    assert f"{words[0][2:]} {words[1]} is out of range" in message
+
+
+@pytest.mark.parametrize(
+    "words", [["--rounds", "0"], ["--rounds", "-1"], ["--batches", "0"], ["--batches", "2,-1"]]
+)
+def test_rounds_and_batches_that_are_out_of_range(capsys, words):
+    assert "give whole numbers above 0" in refused(capsys, "throughput", "smoke", *words)
+
+
+def test_a_negative_score_interval(capsys, tmp_path):
+    message = refused(capsys, "train", "smoke", "--score-every", "-1", "--out", tmp_path)
+    assert "score-every -1 is out of range" in message and not any(tmp_path.iterdir())
+
+
 def test_no_gpu(capsys, tmp_path):
     assert "device 'cuda' is not available here: take cpu" in refused(
         capsys, "train", "smoke", "--out", tmp_path, "--device", "cuda"

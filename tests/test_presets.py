@@ -4,10 +4,13 @@ import dataclasses
 import json
 
 import pytest
+import torch
+from helpers import refusal
 
 from stylenat.attention.partitions import Full, HeadPartition, ShiftedWindows, parse_levels
 from stylenat.config import Config, parse_overrides
 from stylenat.errors import UserError
+from stylenat.models.build import build_discriminator, build_generator
 from stylenat.presets import PRESETS, get_config, run_id
 
 
@@ -210,3 +213,33 @@ def test_a_variant_is_part_of_the_identity_where_there_is_one():
     assert run_id(named) != run_id(get_config("smoke", variant="dilation 4"))
     assert Config.from_dict(named.to_dict()) == named
     assert dataclasses.replace(named, variant="") == plain
+
+
+@pytest.mark.parametrize(
+    "widths, message",
+    [
+        ((32, 30, 16, 16), "30 at level 8 has no position embedding"),
+        ((32, 32, 4, 16), "4 at level 16 has no position embedding"),
+    ],
+)
+def test_widths_that_no_network_has_are_refused(widths, message):
+    assert message in refusal(get_config, "smoke", widths=widths)
+
+
+def test_a_width_that_its_heads_do_not_divide_is_refused_when_it_is_built():
+    config = get_config("smoke", widths=(33, 32, 16, 16))
+    assert "dim 33 does not split into 2 heads" in refusal(build_generator, config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"latent_dim": 7}, {"latent_dim": 1}, {"discriminator_widths": (5, 7, 3)}, {"widths": (6, 8, 12, 20)},
+        {"widths": (32, 36, 16, 16)},
+    ],
+)  # fmt: skip
+def test_odd_sizes_that_are_allowed_do_work(fields):
+    config = get_config("smoke", **fields)
+    images = build_generator(config)(torch.randn(4, config.latent_dim))
+    assert images.shape == (4, 3, 32, 32) and build_discriminator(config)(images).isfinite().all()

@@ -1,10 +1,13 @@
 """The repository keeps its own rules: dependencies stated once, notebooks clean, imports from below."""
 
 import ast
+import os
 import re
 import subprocess
 import tomllib
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -39,12 +42,36 @@ ABSOLUTE_PATH = re.compile(
 
 
 def tracked():
-    """Files that git tracks or would with the next `git add`."""
-    arguments = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
-    files = [ROOT / name for name in names if (ROOT / name).is_file()]
+    """Files that git tracks or would with the next `git add`; or, in an archive, does not ignore."""
+    if (ROOT / ".git").exists():
+        arguments = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        files = [ROOT / name for name in listed.split("\0") if (ROOT / name).is_file()]
+    else:
+        files = list(not_ignored(ROOT))
     assert len(files) > 10
     return files
+
+
+def not_ignored(root):
+    """Files below a folder that its .gitignore does not name."""
+    patterns = (root / ".gitignore").read_text().split()
+    for place, folders, names in os.walk(root):
+        folder = Path(place)
+        folders[:] = [name for name in folders if not is_ignored(folder / name, root, patterns)]
+        for name in names:
+            if not is_ignored(folder / name, root, patterns):
+                yield folder / name
+
+
+def is_ignored(path, root, patterns):
+    """Whether a pattern is of the path: of all of it below `root` after a slash, else of its name."""
+    relative = path.relative_to(root).as_posix()
+    for pattern in patterns:
+        wanted = pattern.strip("/")
+        if fnmatch(relative if pattern.startswith("/") else path.name, wanted):
+            return True
+    return False
 
 
 def requirements(lines):
@@ -211,6 +238,13 @@ def test_readme_draws_the_floors():
     drawing = text.split("```")[1].strip("\n").splitlines()
     rooms = [set(line[:50].split()) for line in drawing]  # then comes what is in them
     assert rooms == [set(floor) for floor in reversed(FLOORS) if floor != ("__main__",)]
+
+
+def test_files_of_an_archive_are_those_that_git_tracks():
+    if not (ROOT / ".git").exists():
+        pytest.skip("an unpacked archive")
+    archived = [path for path in not_ignored(ROOT) if ".git" not in path.relative_to(ROOT).parts]
+    assert set(tracked()) == set(archived)
 
 
 def test_no_file_is_large():

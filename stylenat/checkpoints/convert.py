@@ -17,7 +17,7 @@ from stylenat.checkpoints.tensors import Tensors, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import write_atomically
+from stylenat.paths import expand, write_atomically
 from stylenat.reporting.records import read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
@@ -47,8 +47,8 @@ def convert(
             other than StyleNAT's, for which there is no published layout.
     """
     checkpoint = open_checkpoint(source)
-    path = Path(target).expanduser()
-    as_pt = path.suffix in (".pt", ".pth")
+    path = expand(target)
+    as_pt = path.suffix.lower() in (".pt", ".pth")
     _check_target(path, as_pt)
     names = [name for name in NETWORK_NAMES if name in checkpoint.networks]
     if "g_ema" not in names:

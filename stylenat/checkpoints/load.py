@@ -23,14 +23,14 @@ from stylenat.attention.partitions import (
 )
 from stylenat.checkpoints.published import from_published, read_pt, state_dicts
 from stylenat.checkpoints.run import Run, is_run
-from stylenat.checkpoints.tensors import Tensors, load_tensors
+from stylenat.checkpoints.tensors import Tensors, load_tensors, unwrapped
 from stylenat.config import Config
 from stylenat.errors import UserError
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import workspace
+from stylenat.paths import find_path, workspace
 
 MODEL_FILE = "model.json"  # makes a folder a model
 LONGEST_SETTING = 1000  # characters of a list that is kept
@@ -80,17 +80,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         UserError: it is none of these, or damaged.
     """
-    place = Path(path).expanduser()
+    place = find_path(path)
     if place.is_dir():
-        return _open_model(place) if (place / MODEL_FILE).is_file() else _open_run(Run.open(str(path)))
+        return _open_model(place) if (place / MODEL_FILE).is_file() else _open_run(Run.open(str(place)))
     if place.is_file():
-        return _open_safetensors(place) if place.suffix == ".safetensors" else _open_pt(place)
+        _check_name(place)
+        return _open_safetensors(place) if place.suffix.lower() == ".safetensors" else _open_pt(place)
     if is_run(workspace("runs", str(path))):
         return _open_run(Run.open(str(path)))
     raise UserError(
         f"checkpoint {str(path)!r} not found: give a published .pt, a model folder, a .safetensors file, or "
         "a run"
     )
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # torch and safetensors would speak of a damaged file
+        raise UserError(f"checkpoint {str(path)!r}: its name is no UTF-8; rename it") from None
 
 
 def _open_pt(path: Path) -> Checkpoint:
@@ -175,7 +183,11 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _readers(files: Mapping[str, Path]) -> Readers:
-    return {name: partial(load_tensors, file) for name, file in files.items()}
+    return {name: partial(_load_unwrapped, file) for name, file in files.items()}
+
+
+def _load_unwrapped(file: Path) -> Tensors:
+    return unwrapped(load_tensors(file), file)
 
 
 # Building

@@ -7,15 +7,16 @@ import argparse
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stylenat.attention.partitions import Full, HeadPartition, Level, Levels, resolutions
 from stylenat.attention.shifted_windows import relative_position_index, shift_mask
-from stylenat.checkpoints.tensors import Tensors
+from stylenat.checkpoints.tensors import Tensors, unwrapped
 from stylenat.errors import UserError
 
 NETWORK_NAMES = ("g_ema", "g", "d")
@@ -42,6 +43,90 @@ class _Inert:
         self.stored = state
 
 
+class _Stored:
+    """Stands in for a path or a NumPy object of a pickle: its arguments and its state, runs nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def plain(self) -> Any:
+        """The plain value, or None where there is none."""
+        return None
+
+
+class _PosixPath(_Stored):
+    def plain(self) -> str | None:
+        return _join(PurePosixPath, self.arguments)
+
+
+class _WindowsPath(_Stored):
+    def plain(self) -> str | None:
+        return _join(PureWindowsPath, self.arguments)
+
+
+def _join(kind: type[PurePath], parts: Sequence[Any]) -> str | None:
+    return str(kind(*parts)) if all(isinstance(part, str) for part in parts) else None
+
+
+class _Dtype(_Stored):
+    def parsed(self) -> np.dtype | None:
+        """The type of numbers or text, with its order of bytes; None for any other."""
+        code = self.arguments[0] if self.arguments else None
+        if not isinstance(code, str) or not re.fullmatch(r"[biuf]\d{1,2}|U\d{1,4}", code):
+            return None
+        is_big = isinstance(self.state, tuple) and self.state[1:2] == (">",)
+        return np.dtype(f"{'>' if is_big else '<'}{code}")
+
+
+class _Scalar(_Stored):
+    def plain(self) -> Any:
+        if len(self.arguments) != 2:
+            return None
+        return _numbers(self.arguments[0], self.arguments[1], ())
+
+
+class _Array(_Stored):
+    def plain(self) -> Any:
+        if not isinstance(self.state, tuple) or len(self.state) != 5:
+            return None
+        _, shape, dtype, is_fortran, data = self.state
+        return _numbers(dtype, data, shape, "F" if is_fortran is True else "C")
+
+
+def _numbers(dtype: Any, data: Any, shape: Any, order: Literal["C", "F"] = "C") -> Any:
+    """A number, a text, or lists of them; None for anything else, and for what is too long for a setting."""
+    kind = dtype.parsed() if isinstance(dtype, _Dtype) else None
+    if kind is None or not isinstance(data, bytes) or len(data) > LONGEST_ARRAY:
+        return None
+    try:
+        return np.frombuffer(data, kind).reshape(shape, order=order).tolist()
+    except (TypeError, ValueError):  # bytes that are not of that type and shape
+        return None
+
+
+# Paths and NumPy's numbers in settings, by the names that Python's and NumPy's versions have given them.
+_STORED: tuple[tuple[type[_Stored], str], ...] = (
+    (_PosixPath, "pathlib.PosixPath"),
+    (_PosixPath, "pathlib.PurePosixPath"),
+    (_PosixPath, "pathlib._local.PosixPath"),
+    (_PosixPath, "pathlib._local.PurePosixPath"),
+    (_WindowsPath, "pathlib.WindowsPath"),
+    (_WindowsPath, "pathlib.PureWindowsPath"),
+    (_WindowsPath, "pathlib._local.WindowsPath"),
+    (_WindowsPath, "pathlib._local.PureWindowsPath"),
+    (_Dtype, "numpy.dtype"),
+    (_Scalar, "numpy.core.multiarray.scalar"),
+    (_Scalar, "numpy._core.multiarray.scalar"),
+    (_Array, "numpy.ndarray"),
+    (_Array, "numpy.core.multiarray._reconstruct"),
+    (_Array, "numpy._core.multiarray._reconstruct"),
+)
+LONGEST_ARRAY = 100_000  # bytes of an array that a setting may hold
+
 # OmegaConf's classes, and the types that they name, so that its configurations are read without it.
 _OMEGACONF = (
     "omegaconf.dictconfig.DictConfig",
@@ -67,13 +152,13 @@ _OMEGACONF = (
 def read_pt(path: Path) -> dict[str, Any]:
     """What a `.pt` holds: tensors, plain types and configurations as plain dicts; nothing in it is executed.
 
-    `torch.load(weights_only=True)`, with argparse's Namespace and OmegaConf's containers allowed by name, the
-    latter as inert data.
+    `torch.load(weights_only=True)`, with argparse's Namespace, OmegaConf's containers, paths and NumPy's
+    numbers and arrays allowed by name, all but the first as inert data.
 
     Raises:
         UserError: the file needs any other class, which is named, or is damaged, or is no dict.
     """
-    allowed: list[Any] = [argparse.Namespace]
+    allowed: list[Any] = [argparse.Namespace, *_STORED]
     for name in _OMEGACONF:
         allowed.append((_Inert, name))
     try:
@@ -87,7 +172,9 @@ def read_pt(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} asks for {needed[1]}, which no checkpoint needs: nothing was run; do not trust it"
             ) from None
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        # What torch says before that is advice to run the file.
+        text = str(error).rpartition("WeightsUnpickler error: ")[2]
+        reason = text.partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{path} can't be read as a checkpoint ({reason}): nothing was run; get it again"
         ) from None
@@ -97,7 +184,9 @@ def read_pt(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Namespaces and OmegaConf's containers as dicts and lists."""
+    """Namespaces, OmegaConf's containers, paths and NumPy's values as dicts, lists, text and numbers."""
+    if isinstance(value, _Stored):
+        return value.plain()
     if isinstance(value, argparse.Namespace):
         return _plain(vars(value))
     if isinstance(value, _Inert):  # an OmegaConf container or node
@@ -121,7 +210,7 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
         The state dicts of g_ema, g and d, as far as they are there, and the file's layout, "old" or "new".
 
     Raises:
-        UserError: there is none, or one that holds more than tensors.
+        UserError: there is none, one that holds more than tensors, or names a tensor twice.
     """
     layout = "new" if "state_dicts" in contents else "old"
     held = contents["state_dicts"] if layout == "new" else contents
@@ -131,7 +220,7 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
             continue
         if not all(isinstance(tensor, Tensor) for tensor in held[name].values()):
             raise UserError(f"{path}: {name} holds more than tensors; expected a state dict")
-        found[name] = held[name]
+        found[name] = unwrapped(held[name], f"{path}: {name}")
     if not found:
         keys = ", ".join(map(repr, list(contents)[:5])) or "nothing"
         raise UserError(f"{path} has none of {', '.join(NETWORK_NAMES)}: it holds {keys}")

@@ -8,6 +8,7 @@ from stylenat.checkpoints.load import MODEL_FILE, load_generator
 from stylenat.checkpoints.run import is_run
 from stylenat.data.dataset import ImageDataset, open_samples
 from stylenat.models.base import Generator
+from stylenat.paths import find_path
 
 
 def open_images(path: str | Path, device: torch.device | str = "cpu") -> ImageDataset | Generator:
@@ -20,8 +21,8 @@ def open_images(path: str | Path, device: torch.device | str = "cpu") -> ImageDa
     Raises:
         UserError: there is neither at that path.
     """
-    source = Path(path).expanduser()
+    source = find_path(path)
     is_checkpoint = (source / MODEL_FILE).is_file() or is_run(source)
-    if source.suffix == ".zip" or (source.is_dir() and not is_checkpoint):
+    if source.suffix.lower() == ".zip" or (source.is_dir() and not is_checkpoint):
         return open_samples(source)
     return load_generator(path).to(device)

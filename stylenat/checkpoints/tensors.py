@@ -11,6 +11,8 @@ from torch import Tensor
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
 
+# What wrappers call the network that they hold; none of our modules has such a name.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 Tensors = dict[str, Tensor]  # by name, as in a state dict
 
 
@@ -34,6 +36,26 @@ def load_tensors(path: Path) -> Tensors:
         raise UserError(
             f"checkpoint {path} can't be read ({error}): delete its snapshot and resume from an older one"
         ) from error
+
+
+def unwrapped(tensors: Mapping[str, Tensor], where: Path | str) -> Tensors:
+    """A state dict without the names that wrappers of a network put into its keys.
+
+    Args:
+        tensors: of a network that may have been saved from within DataParallel (`module.`), `torch.compile`
+            (`_orig_mod.`), FSDP or activation checkpointing, or several of them.
+        where: the file, for errors.
+
+    Raises:
+        UserError: two keys become one.
+    """
+    found: Tensors = {}
+    for key, tensor in tensors.items():
+        name = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        if name in found:
+            raise UserError(f"{where} holds {name!r} twice, once as {key!r}: save one network's state dict")
+        found[name] = tensor
+    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

@@ -5,10 +5,14 @@ transparency is composited on white, any other mode becomes RGB (of an animation
 center square is cut out and, if larger than asked, resized with Lanczos. Smaller images are refused:
 upscaling would feign detail.
 
-Left out are files and folders whose name starts with a dot, `__MACOSX`, Thumbs.db and desktop.ini, and the
-sidecars README, LICENSE, NOTICE, COPYING (with or without a text extension) and dataset.json, which `check`
-lists. Every other file has to be an image; one that isn't is named in a `UserError`, none is skipped in
-silence.
+Left out, in upper or lower case, are files and folders whose name starts with a dot, `__MACOSX`, Thumbs.db
+and desktop.ini, and what `check` lists: the sidecars README, LICENSE, NOTICE, COPYING (with or without a text
+extension) and dataset.json; and, in a folder whose other images are all named seed0000.png and so on, as
+`stylenat sample` writes them, its grid.png and interpolation.gif. Every other file has to be an image; one
+that isn't is named in a `UserError`, none is skipped in silence.
+
+A link is followed. One that leads back to a folder it is in adds nothing; a folder or file that links reach
+twice is refused, for its images would count twice and be trained on and held out at once.
 """
 
 import hashlib
@@ -16,6 +20,7 @@ import os
 import re
 import zipfile
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -25,6 +30,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stylenat.errors import UserError
+from stylenat.paths import find_path
 from stylenat.progress import progress
 
 T = TypeVar("T")
@@ -33,8 +39,12 @@ NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
 PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
-_SYSTEM_FILE = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
+# A leading dot hides, but "./" and "../" hide nothing.
+_SYSTEM_FILE = re.compile(r"(^|/)(\.(?!\.?/)|__MACOSX/|(eh)?thumbs\.db$|desktop\.ini$)", re.I)
 _SIDECAR = re.compile(r"(^|/)((README|LICEN[CS]E|NOTICE|COPYING)(\.(txt|md|rst|html))?|dataset\.json)$", re.I)
+# What `stylenat sample` writes: images, and sheets of the same images.
+_SAMPLE = re.compile(r"seed\d{4,}\.png")
+SHEETS = ("grid.png", "interpolation.gif")
 
 
 class Header(NamedTuple):
@@ -57,7 +67,22 @@ def pixels_sha256(images: np.ndarray) -> str:
 def _manifest(names: Iterable[str], digests: Iterable[str]) -> str:
     """sha256 of the lines `<file sha256>  <relative name>` in name order, the way `sha256sum` lists them."""
     lines = (f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    # A folder's names may hold bytes that are no UTF-8.
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _sheets(members: Iterable[str]) -> list[str]:
+    """The sheets that `stylenat sample` wrote next to its images."""
+    names_by_folder = defaultdict(set)
+    for member in members:
+        path = PurePosixPath(member)
+        names_by_folder[path.parent].add(path.name)
+    sheets = []
+    for folder, names in names_by_folder.items():
+        images = names.difference(SHEETS)
+        if images and all(_SAMPLE.fullmatch(name) for name in images):
+            sheets += [str(folder / name) for name in names.intersection(SHEETS)]
+    return sheets
 
 
 def with_progress(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
@@ -81,7 +106,7 @@ class Source(ABC):
         source: as given.
         name: of the set, for records.
         names: of the images, relative, sorted.
-        ignored: names of sidecars.
+        ignored: names of sidecars and of the sheets of samples.
     """
 
     source: str
@@ -165,6 +190,31 @@ class _Bundled(Source):
         return ((high[0::2] + high[1::2] + 1) // 2).astype(np.uint8)
 
 
+def _relative_names(members: Iterable[str], path: Path) -> list[str]:
+    """Names relative to the deepest common folder: a folder and a zip of it then have one manifest.
+
+    Args:
+        members: names in a folder or zip; a zip's may be absolute, which means what they mean without the
+            leading slash, as to every program that unpacks it.
+        path: of the folder or zip, for errors.
+
+    Raises:
+        UserError: names that lead out of the zip, or two that are one.
+    """
+    paths: dict[PurePosixPath, str] = {}
+    for member in members:
+        relative = PurePosixPath(member.lstrip("/"))
+        if ".." in relative.parts:
+            raise UserError(f"{path} holds {member!r}, a name that leads out of it: pack its folder anew")
+        if relative in paths:
+            raise UserError(
+                f"{path} holds {paths[relative]!r} and {member!r}, one name: pack its folder anew"
+            )
+        paths[relative] = member
+    common = os.path.commonpath([str(relative.parent) for relative in paths])
+    return [relative.relative_to(common).as_posix() for relative in paths]
+
+
 class _Files(Source):
     """Image files below `path`; `members` are their names there."""
 
@@ -173,15 +223,15 @@ class _Files(Source):
         self.path = path
         self.name = path.resolve().name if path.is_dir() else path.stem
         files = sorted(member for member in found if not _SYSTEM_FILE.search(member))
-        self.ignored = tuple(member for member in files if _SIDECAR.search(member))
-        self.members = [member for member in files if member not in self.ignored]
+        ignored = {member for member in files if _SIDECAR.search(member)}
+        ignored.update(_sheets(member for member in files if member not in ignored))
+        self.ignored = tuple(member for member in files if member in ignored)
+        self.members = [member for member in files if member not in ignored]
         if not self.members:
             raise UserError(
                 f"Dataset {self.source!r} is empty: no image in {path}; put images there, or {_USE_BUNDLED}"
             )
-        # Relative to the deepest common folder: a folder and a zip of it then have one manifest.
-        common = os.path.commonpath([str(PurePosixPath(member).parent) for member in self.members])
-        self.names = [PurePosixPath(member).relative_to(common).as_posix() for member in self.members]
+        self.names = _relative_names(self.members, path)
         self._headers: dict[int, Header] = {}
 
     @abstractmethod
@@ -193,8 +243,13 @@ class _Files(Source):
         return _manifest(self.names, map(self._digest, with_progress(self.members, "hashing")))
 
     def _digest(self, member: str) -> str:
-        with self.open_member(member) as stream:
-            return hashlib.sha256(stream.read()).hexdigest()
+        try:
+            with self.open_member(member) as stream:
+                return hashlib.sha256(stream.read()).hexdigest()
+        except Exception as error:  # zipfile and its decompressors raise several kinds
+            raise UserError(
+                f"{self.path / member} can't be read ({type(error).__name__}: {error}); replace or remove it."
+            ) from error
 
     def _with_image(self, index: int, action: Callable[[Image.Image], T]) -> T:
         """What `action` returns for an image; the error of one that fails names the file."""
@@ -244,7 +299,10 @@ class _Folder(_Files):
         super().__init__(source, path, _folder_members(path))
 
     def open_member(self, member: str) -> IO[bytes]:
-        return (self.path / member).open("rb")
+        file = self.path / member
+        if file.exists() and not file.is_file():
+            raise ValueError("a pipe or a device")  # which would be waited for
+        return file.open("rb")
 
 
 class _Zip(_Files):
@@ -253,8 +311,11 @@ class _Zip(_Files):
     def __init__(self, source: str | Path, path: Path) -> None:
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         self.path = path
-        found = {item.filename for item in self._archive().infolist() if not item.is_dir()}
-        super().__init__(source, path, found)
+        try:
+            entries = self._archive().infolist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # ValueError: a name's coding
+            raise UserError(f"{path} is a damaged zip ({error}); pack its folder anew") from error
+        super().__init__(source, path, {entry.filename for entry in entries if not entry.is_dir()})
 
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -296,14 +357,50 @@ _bundled = lru_cache(maxsize=1)(_Bundled)
 
 
 def _folder_members(path: Path) -> Iterator[str]:
+    """Names of the files below a folder; system folders are not looked into."""
+
     def refuse(error: OSError) -> None:
         raise UserError(
             f"{error.filename} can't be listed ({error.strerror}); change its permissions."
         ) from error
 
-    for folder, _, files in os.walk(path, onerror=refuse, followlinks=True):
-        for file in files:
-            yield (Path(folder) / file).relative_to(path).as_posix()
+    visited = {_identity(path): path}
+    reached: dict[str, Path] = {}  # the path to a file by its real one
+    for place, folders, files in os.walk(path, onerror=refuse, followlinks=True):
+        folder = Path(place)
+        kept = []
+        for name in sorted(folders):
+            below = folder / name
+            if _SYSTEM_FILE.search(f"{name}/"):
+                continue
+            identity = _identity(below)
+            earlier = visited.get(identity)
+            if earlier is None:
+                visited[identity] = below
+                kept.append(name)
+            elif earlier not in (folder, *folder.parents):
+                raise _reached_twice(earlier, below)
+        folders[:] = kept
+        real_folder = os.path.realpath(folder)
+        for name in files:
+            file = folder / name
+            if _SYSTEM_FILE.search(name):
+                continue
+            real = os.path.realpath(file) if file.is_symlink() else f"{real_folder}{os.sep}{name}"
+            if real in reached and not _SIDECAR.search(name):
+                raise _reached_twice(reached[real], file)
+            reached[real] = file
+            yield file.relative_to(path).as_posix()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What a folder or file is, whichever path leads to it."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _reached_twice(first: Path, second: Path) -> UserError:
+    return UserError(f"{second} and {first} are one and the same by a link: remove one of them")
 
 
 def open_source(source: str | Path) -> Source:
@@ -314,7 +411,7 @@ def open_source(source: str | Path) -> Source:
     """
     if str(source) == BUNDLED:
         return _bundled()
-    path = Path(source).expanduser()
+    path = find_path(source)
     if path.is_dir():
         return _Folder(source, path)
     if not path.exists():

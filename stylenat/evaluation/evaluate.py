@@ -206,4 +206,4 @@ def open_reference(path: str | Path, resolution: int) -> ImageDataset | Statisti
     Raises:
         UserError: there are none at that path or resolution.
     """
-    return Statistics.open(path) if str(path).endswith(".npz") else open_dataset(path, resolution)
+    return Statistics.open(path) if str(path).lower().endswith(".npz") else open_dataset(path, resolution)

@@ -20,6 +20,7 @@ from stylenat.evaluation.distances import Gaussian, Moments
 from stylenat.evaluation.metrics import Metric
 from stylenat.evaluation.samples import dataset_batches
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
+from stylenat.paths import find_path
 from stylenat.progress import progress
 
 MOST = 1000  # images a side of the small protocol: its Fréchet distance is exact and takes seconds
@@ -240,7 +241,7 @@ class Statistics(Reference):
         Raises:
             UserError: no such file, or one of another form.
         """
-        file = Path(path).expanduser()
+        file = find_path(path)
         try:
             content = file.read_bytes()
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

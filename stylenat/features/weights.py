@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from stylenat.errors import UserError
-from stylenat.paths import write_atomically
+from stylenat.paths import find_path, write_atomically
 from stylenat.progress import progress
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def weight_places(file: WeightFile, path: str | Path | None = None) -> list[Path
             `STYLENAT_WEIGHTS`.
     """
     if given := path or os.environ.get("STYLENAT_WEIGHTS"):
-        given = Path(given).expanduser()
+        given = find_path(given)
         return [given / file.name if given.is_dir() else given]
     return [folder / file.name for folder in (Path(torch.hub.get_dir(), "checkpoints"), CLEANFID_FOLDER)]
 

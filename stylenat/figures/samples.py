@@ -13,7 +13,7 @@ from stylenat.evaluation.memorization import Memorization
 from stylenat.figures.style import DPI, GRAY, WIDTH
 from stylenat.images import enlarge, image_grid
 from stylenat.models.base import Generator
-from stylenat.sampling.sample import interpolate, mix_styles, render, styles
+from stylenat.sampling.sample import Seeds, check_seeds, interpolate, mix_styles, render, styles
 
 GAP = 8  # dots between images
 
@@ -72,13 +72,13 @@ def _draw_labeled(
     return sheet
 
 
-def _seed_labels(seeds: Sequence[int]) -> list[str]:
-    return [f"seed {seed}" for seed in seeds]
+def _seed_labels(seeds: Seeds) -> list[str]:
+    return [f"seed {seed}" for seed in check_seeds(seeds)]
 
 
-def _styles(generator: Generator, seeds: Sequence[int], truncation_psi: float) -> Tensor:
+def _styles(generator: Generator, seeds: Seeds, truncation_psi: float) -> Tensor:
     """Styles one by one, `(len(seeds), latent_dim)`: a seed's is the same everywhere, to the last bit."""
-    return torch.cat([styles(generator, [seed], truncation_psi) for seed in seeds])
+    return torch.cat([styles(generator, [seed], truncation_psi) for seed in check_seeds(seeds)])
 
 
 def _render(generator: Generator, w: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def _render(generator: Generator, w: Tensor) -> Tensor:
 
 def truncation_sweep(
     generator: Generator,
-    seeds: Sequence[int],
+    seeds: Seeds,
     psis: Sequence[float] = (0, 0.25, 0.5, 0.7, 0.85, 1, 1.5),
 ) -> Figure:
     """The same seeds under growing truncation_psi: a row a seed, a column a psi.
@@ -128,8 +128,8 @@ def neighbors_figure(images: Tensor, found: Memorization, train: ImageDataset, r
 
 def mixing_grid(
     generator: Generator,
-    coarse_seeds: Sequence[int],
-    fine_seeds: Sequence[int],
+    coarse_seeds: Seeds,
+    fine_seeds: Seeds,
     level: int,
     *,
     truncation_psi: float = 1.0,
@@ -174,7 +174,7 @@ def mixing_grid(
 
 def interpolation_strip(
     generator: Generator,
-    seeds: Sequence[int],
+    seeds: Seeds,
     frames: int,
     spaces: Sequence[str] = ("w", "z"),
     *,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylenat.attention.transforms import batched, sizes, transformed
+from stylenat.errors import UserError
 
 
 class LayerNorm(nn.LayerNorm):
@@ -169,11 +170,16 @@ def position_embedding(
     Frequencies are exp(−ln(10000) / (n − 1) · i) for i < n = channels / 4; positions count from 1.
 
     Args:
-        channels: a multiple of 4.
+        channels: a multiple of 4, 8 or more.
         resolution: tokens a side.
         device: of the result.
         dtype: of the result; angles are float32 at least.
+
+    Raises:
+        UserError: channels that four do not divide, or fewer than eight, for which there is no frequency.
     """
+    if channels < 8 or channels % 4:
+        raise UserError(f"width {channels} has no position embedding: take multiples of 4 from 8 on")
     n = channels // 4
     exact = torch.promote_types(dtype, torch.float32)
     steps = torch.arange(n, device=device, dtype=exact)  # (n,)

@@ -1,8 +1,10 @@
 """Images from a generator: seeds, truncation, style mixing, interpolation."""
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,19 +13,72 @@ from stylenat.errors import UserError
 from stylenat.images import image_grid, to_uint8
 from stylenat.models.base import Generator
 
+Seeds = Iterable[int] | np.ndarray | Tensor  # see `check_seeds`
 SHEET_SEEDS = 64
 SHEET_COLUMNS = 8
+SEEDS_END = 2**63  # no seed is as large
 MEAN_STYLES = 10_000  # styles whose mean truncation moves towards, of seed 0
 
 
-def latents(generator: Generator, seeds: Sequence[int]) -> Tensor:
+def check_seeds(seeds: Seeds) -> Sequence[int]:
+    """Seeds as whole numbers of Python's.
+
+    Args:
+        seeds: one or more from 0 to 2⁶³ - 1, in anything that holds whole numbers in one row: a list, a
+            range (which is not written out), a NumPy array, a tensor.
+
+    Raises:
+        UserError: no seed at all, one that is no whole number or out of range (named), or no row.
+    """
+    numbers: Sequence[int]
+    if isinstance(seeds, range):
+        numbers = seeds
+        ends = [*seeds[:1], *seeds[-1:]]
+    else:
+        numbers = ends = [_check_seed(seed) for seed in _in_a_row(seeds)]
+    if not numbers:
+        raise UserError("no seed is given: give one or more, such as [0, 1, 2]")
+    for seed in ends:
+        if not 0 <= seed < SEEDS_END:
+            raise UserError(f"seed {seed} is out of range: take whole numbers from 0 to 2**63 - 1")
+    return numbers
+
+
+def _in_a_row(seeds: Seeds) -> Iterable[object]:
+    is_row = isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes)
+    if isinstance(seeds, np.ndarray | Tensor):
+        is_row = seeds.ndim == 1
+    if not is_row:
+        raise UserError(f"seeds {seeds!r} are no row of whole numbers: give a list such as [0, 1, 2]")
+    return seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
+
+
+def _check_seed(seed: object) -> int:
+    if isinstance(seed, Tensor) and seed.ndim == 0:
+        return _check_seed(seed.item())
+    if isinstance(seed, bool | np.bool_):
+        raise UserError(f"seed {seed!r} is no whole number: give such as 0 or 42")
+    try:
+        return operator.index(seed)  # type: ignore[arg-type]  # what has no index is the error
+    except TypeError:
+        raise UserError(f"seed {seed!r} is no whole number: give such as 0 or 42") from None
+
+
+def latents(generator: Generator, seeds: Seeds) -> Tensor:
     """Latents of seeds, each drawn from its own seed alone.
+
+    Args:
+        generator: whose latents.
+        seeds: see `check_seeds`.
 
     Returns:
         `(len(seeds), latent_dim)`, on the CPU.
+
+    Raises:
+        UserError: as of `check_seeds`.
     """
     draws = []
-    for seed in seeds:
+    for seed in check_seeds(seeds):
         random = torch.Generator().manual_seed(seed)
         draws.append(torch.randn(generator.latent_dim, generator=random))
     return torch.stack(draws)
@@ -40,8 +95,8 @@ def mean_style(generator: Generator) -> Tensor:
 
 
 @torch.no_grad()
-def styles(generator: Generator, seeds: Sequence[int], truncation_psi: float = 1.0) -> Tensor:
-    """Styles w of seeds; see `truncate`.
+def styles(generator: Generator, seeds: Seeds, truncation_psi: float = 1.0) -> Tensor:
+    """Styles w of seeds; see `check_seeds` and `truncate`.
 
     Returns:
         `(len(seeds), latent_dim)`, on the generator's device.
@@ -67,19 +122,25 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 
 
 def sample_batches(
-    generator: Generator, seeds: Sequence[int], *, truncation_psi: float = 1.0, batch_size: int = 32
+    generator: Generator, seeds: Seeds, *, truncation_psi: float = 1.0, batch_size: int = 32
 ) -> Iterator[Tensor]:
     """Images of the given seeds, batch by batch, none kept; see `sample_images`.
 
     Yields:
         uint8 `(b, 3, R, R)` on the CPU.
+
+    Raises:
+        UserError: as of `check_seeds`, or a batch size below 1.
     """
-    for i in range(0, len(seeds), batch_size):
-        yield render(generator, styles(generator, seeds[i : i + batch_size], truncation_psi))
+    numbers = check_seeds(seeds)
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be 1 or more")
+    for i in range(0, len(numbers), batch_size):
+        yield render(generator, styles(generator, numbers[i : i + batch_size], truncation_psi))
 
 
 def sample_images(
-    generator: Generator, seeds: Sequence[int], *, truncation_psi: float = 1.0, batch_size: int = 32
+    generator: Generator, seeds: Seeds, *, truncation_psi: float = 1.0, batch_size: int = 32
 ) -> Tensor:
     """Images of the given seeds.
 
@@ -88,12 +149,15 @@ def sample_images(
 
     Args:
         generator: in eval mode.
-        seeds: one for each image.
+        seeds: one for each image, see `check_seeds`.
         truncation_psi: see `truncate`.
         batch_size: images made at once.
 
     Returns:
         uint8 `(len(seeds), 3, R, R)` on the CPU.
+
+    Raises:
+        UserError: as of `check_seeds`, or a batch size below 1.
     """
     batches = sample_batches(generator, seeds, truncation_psi=truncation_psi, batch_size=batch_size)
     return torch.cat(list(batches))
@@ -165,7 +229,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 @torch.no_grad()
 def interpolate(
     generator: Generator,
-    seeds: Sequence[int],
+    seeds: Seeds,
     frames: int,
     *,
     space: str = "w",
@@ -188,11 +252,12 @@ def interpolate(
     """
     if space not in ("w", "z"):
         raise UserError(f"space {space!r} is unknown: interpolate in 'w' or 'z'")
-    if len(seeds) < 2 or frames < 1:
+    numbers = check_seeds(seeds)
+    if len(numbers) < 2 or frames < 1:
         raise UserError(
-            f"{len(seeds)} seeds and {frames} frames: give two seeds or more and one frame or more"
+            f"{len(numbers)} seeds and {frames} frames: give two seeds or more and one frame or more"
         )
-    z = latents(generator, seeds).to(generator.device, generator.dtype)  # (seeds, latent_dim)
+    z = latents(generator, numbers).to(generator.device, generator.dtype)  # (seeds, latent_dim)
     if space == "z":
         w = generator.mapping(_between(z, frames, slerp))
     else:

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import pathlib
 import pickle
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN, Plain, golden, make_record, refusal, relative_error
+from helpers import GOLDEN, Plain, golden, make_record, refusal, relative_error, small_network
 from PIL import Image
 
 from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
@@ -25,9 +26,13 @@ from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import load_discriminator, load_generator
 from stylenat.checkpoints.published import CONSTANT, from_published, read_pt, to_published
 from stylenat.checkpoints.run import Run
+from stylenat.checkpoints.samples import open_images
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.cli import main
+from stylenat.data.dataset import open_dataset
 from stylenat.errors import UserError
+from stylenat.evaluation.evaluate import evaluate
+from stylenat.evaluation.metrics import ScoreKey
 from stylenat.models.build import build_discriminator, build_generator
 from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
@@ -619,6 +624,111 @@ def test_a_model_of_another_generator_with_a_damaged_configuration(plain_run, tm
     assert "holds no configuration" in refusal(load_generator, tmp_path / "model")
 
 
+# --- wrapped networks, settings of NumPy and pathlib
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"]
+)
+def test_checkpoints_of_wrapped_networks_load(tmp_path, tiny_pt, wrapper):
+    path, generator = tiny_pt
+    contents = torch.load(path, weights_only=False)
+    for name, tensors in contents["state_dicts"].items():
+        contents["state_dicts"][name] = {wrapper.format(key): tensor for key, tensor in tensors.items()}
+    torch.save(contents, tmp_path / "wrapped.pt")
+    assert_same(load_generator(tmp_path / "wrapped.pt").state_dict(), generator.state_dict())
+    assert_same(
+        load_discriminator(tmp_path / "wrapped.pt").state_dict(), load_discriminator(path).state_dict()
+    )
+    tensors = {wrapper.format(key): tensor for key, tensor in generator.state_dict().items()}
+    save_tensors(tmp_path / "wrapped.safetensors", tensors)
+    loaded = load_generator(tmp_path / "wrapped.safetensors", "1x3@1,1x3@2/1x3@1,1x3@4/1x3@1,1x3@8")
+    assert_same(loaded.state_dict(), generator.state_dict())
+
+
+def assert_same(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_a_compiled_part_of_a_network_is_no_other_network(tmp_path, tiny_pt):
+    path, generator = tiny_pt
+    contents = torch.load(path, weights_only=False)
+    states = contents["state_dicts"]
+    states["g_ema"] = {
+        key.replace("blocks.0.", "blocks.0._orig_mod."): tensor for key, tensor in states["g_ema"].items()
+    }
+    torch.save(contents, tmp_path / "part.pt")
+    assert_same(load_generator(tmp_path / "part.pt").state_dict(), generator.state_dict())
+
+
+def test_a_tensor_that_is_there_plain_and_wrapped_is_refused(tmp_path, tiny_pt):
+    contents = torch.load(tiny_pt[0], weights_only=False)
+    tensors = contents["state_dicts"]["g_ema"]
+    tensors["module.input.input"] = tensors["input.input"] + 1
+    torch.save(contents, tmp_path / "twice.pt")
+    message = refusal(load_generator, tmp_path / "twice.pt")
+    assert "'input.input' twice, once as 'module.input.input'" in message
+
+
+SETTINGS = {
+    "lr": (np.float64(0.25), 0.25), "steps": (np.int64(7), 7), "flip": (np.bool_(True), True),
+    "name": (np.str_("ffhq"), "ffhq"), "half": (np.float16(0.5), 0.5),
+    "sizes": (np.arange(6).reshape(2, 3).T, [[0, 3], [1, 4], [2, 5]]),
+    "big": (np.array([1, 2], dtype=">i4"), [1, 2]), "words": (np.array(["a", "bc"]), ["a", "bc"]),
+    "path": (pathlib.PurePosixPath("/data/x"), "/data/x"), "here": (pathlib.Path(), "."),
+    "windows": (pathlib.PureWindowsPath("C:/x"), "C:\\x"), "bulk": (np.zeros(10**5), None),
+    "complex": (np.complex64(1), None), "date": (np.datetime64("2020"), None),
+    "inner": (argparse.Namespace(out=pathlib.Path("runs"), seed=np.uint8(3)), {"out": "runs", "seed": 3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_settings_of_numpy_and_pathlib_are_had_as_plain_data(tmp_path, is_zip):
+    args = {name: stored for name, (stored, _) in SETTINGS.items()}
+    torch.save({"g_ema": {}, "args": args}, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
+    found = read_pt(tmp_path / "x.pt")["args"]
+    assert found == {name: plain for name, (_, plain) in SETTINGS.items()}
+    assert all(type(value) in (int, float, str, bool, list, dict, type(None)) for value in found.values())
+
+
+def test_dilations_may_be_an_array_of_numpy(tmp_path, tiny_pt):
+    path, generator = tiny_pt
+    contents = torch.load(path, weights_only=False)
+    contents["args"] = {
+        "dilations": [np.array([1]), *(np.array([1, d]) for d in (2, 4, 8))],
+        "out": Path("x"),
+    }
+    torch.save(contents, tmp_path / "x.pt")
+    assert load_generator(tmp_path / "x.pt").partitions == generator.partitions
+    convert(tmp_path / "x.pt", tmp_path / "model")
+    facts = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert facts["settings"] == {"dilations": [[1], [1, 2], [1, 4], [1, 8]], "out": "x"}
+
+
+class Shape:
+    """A NumPy array whose shape, type or bytes are not what they should be."""
+
+    def __init__(self, *state):
+        self.state = state
+
+    def __reduce__(self):
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), self.state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (10**12,), np.dtype("f8"), False, b"12345678"), (1, (2,), np.dtype("f8"), False, b"123"),
+        (1, "x", np.dtype("f8"), False, b"12345678"), (1, (1,), 5, False, b"12345678"), (1, 2), (),
+        (1, (1,), np.dtype("O"), False, b"12345678"), (1, (1,), np.dtype("V8"), False, b"12345678"),
+    ],
+)  # fmt: skip
+def test_arrays_that_lie_are_left_out(tmp_path, state):
+    torch.save({"g_ema": {}, "args": {"x": Shape(*state), "y": 1}}, tmp_path / "x.pt")
+    assert read_pt(tmp_path / "x.pt")["args"] == {"x": None, "y": 1}
+
+
 # --- sample
 
 
@@ -642,6 +752,14 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
     [
         (["--seeds", "3-1"], "seeds '3-1'"),
         (["--seeds", "a"], "seeds 'a'"),
+        (["--seeds", ""], "seeds ''"),
+        (["--seeds", "-1"], "seeds '-1'"),
+        (["--seeds", str(2**63)], "below 2**63"),
+        (["--seeds", "9" * 5000], "below 2**63"),
+        (["--seeds", "0-99999999999"], "more than 1,000,000"),
+        (["--seeds", "0-3,2"], "seed 2 is given twice"),
+        (["--gif", "-1"], "-1 frames"),
+        (["--out", "~no-such-user/x"], "home folder is unknown"),
         (["--psi", "nan"], "psi nan"),
         (["--gif", "0"], "0 frames"),
         (["--partitions", "1x3@1"], "1 levels"),
@@ -653,6 +771,44 @@ def test_sample_says_what_is_wrong(capsys, tmp_path, tiny_pt, arguments, message
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_sample_wrote_can_be_scored(capsys, tmp_path, tiny_pt):
+    command = ["sample", tiny_pt[0], "--device", "cpu", "--out", tmp_path / "out"]
+    output_of(capsys, *command, "--seeds", "0-23", "--gif", "1")
+    grid = (tmp_path / "out" / "grid.png").read_bytes()
+    assert (tmp_path / "out" / "interpolation.gif").is_file()
+    score = evaluate(
+        open_images(tmp_path / "out"),
+        open_dataset("noto-faces", 32),
+        "fid",
+        networks={"inception-legacy": small_network("inception-legacy")},
+    )
+    assert score.values[ScoreKey("fid", "fid", "all")].value > 0
+    assert len(open_images(tmp_path / "out")) == 24
+    # Fewer seeds would leave some of the call before.
+    assert main([str(word) for word in (*command, "--seeds", "0-3")]) == 2
+    assert "images of another call (20, such as seed0004.png)" in capsys.readouterr().err
+    assert (tmp_path / "out" / "grid.png").read_bytes() == grid
+    output_of(capsys, *command, "--seeds", "0-23", "--psi", "0.1")
+    assert (tmp_path / "out" / "grid.png").read_bytes() != grid
+    assert not (tmp_path / "out" / "interpolation.gif").exists()
+
+
+def test_a_stop_halfway_leaves_no_mixture_of_two_calls(capsys, tmp_path, tiny_pt, monkeypatch):
+    command = ["sample", str(tiny_pt[0]), "--device", "cpu", "--out", str(tmp_path / "out"), "--seeds", "0-3"]
+    output_of(capsys, *command)
+    made = []
+
+    def stop(generator, seeds, **options):
+        if made:
+            raise KeyboardInterrupt
+        made.append(seeds)
+        return sample_images(generator, seeds, **options)
+
+    monkeypatch.setattr("stylenat.sampling.sample.sample_images", stop)
+    assert main([*command, "--psi", "0.1"]) == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["seed0000.png"]
 
 
 def test_the_assumed_rule_is_warned_of_on_one_line(capsys, tmp_path):
