@@ -4,10 +4,10 @@ The `stylenat` of that process may be an older commit's, measured by this module
 but this folder is imported at the top; `measured_package` finds the rest under its name of then or of now.
 """
 
+import ast
 import ctypes
 import dataclasses
 import importlib.util
-import inspect
 import resource
 import statistics
 import sys
@@ -273,9 +273,11 @@ def undo(change: str, base: str | Path = "") -> None:
 
 def _old_attention(base: Path) -> Callable[..., torch.Tensor]:
     """The tiled attention of an older clone, of one partition a call, called as today's."""
-    old = _load(base / "stylenat" / "attention" / "tiled.py")
-    if "partition" not in inspect.signature(old.attend).parameters:
+    path = base / "stylenat" / "attention" / "tiled.py"
+    # Read before it runs: today's file, run twice, would register its operators anew and break the first.
+    if "partition" not in _parameters(path, "attend"):
         raise SystemExit("bench: the base's attention is as today's: give a base up to commit 50ec9d2")
+    old = _load(path)
 
     def attend(q: Any, k: Any, v: Any, partitions: Any, bias: Any, scale: float) -> torch.Tensor:
         heads = [part.heads for part in partitions]
@@ -285,6 +287,14 @@ def _old_attention(base: Path) -> Callable[..., torch.Tensor]:
         return torch.cat(shares, 3)
 
     return attend
+
+
+def _parameters(path: Path, name: str) -> list[str]:
+    """Names of the parameters of a function in a file."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return [argument.arg for argument in node.args.args]
+    return []
 
 
 def _load(path: Path) -> ModuleType:

@@ -121,6 +121,7 @@ def test_an_older_attention_takes_the_place_of_today_s(tmp_path, monkeypatch):
 def test_attention_of_today_s_kind_is_no_older_one():
     with pytest.raises(SystemExit, match="give a base up to commit"):
         cases.undo("attention", ROOT)
+    assert "older_tiled" not in sys.modules, "its operators would be registered a second time"
 
 
 def test_errors_of_something_exact_are_small_and_of_something_wrong_are_not():
