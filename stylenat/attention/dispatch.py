@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from stylenat.attention import flex, natten, reference, tiled
 from stylenat.attention.partitions import HeadPartition, format_partitions
-from stylenat.attention.transforms import transformed
+from stylenat.attention.transforms import plain_only
 
 _log = logging.getLogger(__name__)
 # Relative. TF32 rounds to 1e-3.
@@ -112,7 +112,7 @@ def choose(
     # Nothing to measure: shapes alone, code being compiled or traced, or what fused kernels do not know.
     if q.device.type == "meta" or isinstance(q, FakeTensor):
         return "tiled"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+    if plain_only():
         return "tiled"
     tensors = [x for x in (q, k, v, *bias) if x is not None]
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -41,6 +41,19 @@ def forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def plain_only() -> bool:
+    """Whether code is compiled, traced or transformed, so that plain operations have to do."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed()
+
+
+def differentiated_again(grad: Tensor) -> bool:
+    """Whether a backward pass given this gradient has to be out of operations that have derivatives.
+
+    So it is where a second derivative is asked for, or several first ones at once.
+    """
+    return torch.is_grad_enabled() or transformed() or batched(grad)
+
+
 def batched(x: Tensor) -> bool:
     """Whether `is_grads_batched` works on this very tensor, by a `vmap` older than `torch.func`'s."""
     return torch._C._functorch.is_legacy_batchedtensor(x)

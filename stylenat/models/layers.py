@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylenat.attention.transforms import batched, sizes, transformed
+from stylenat.attention.transforms import differentiated_again, sizes, transformed
 from stylenat.errors import UserError
 
 
@@ -50,7 +50,7 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        if torch.is_grad_enabled() or transformed() or batched(grad):
+        if differentiated_again(grad):
             return *_layer_norm_gradients(grad, x, weight, ctx.eps), None
         wanted = ctx.needs_input_grad[:3]
         backward = torch.ops.aten.native_layer_norm_backward

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylenat.attention.transforms import batched, transformed
+from stylenat.attention.transforms import differentiated_again, plain_only
 
 _HIDDEN = 2**20  # entries of the hidden layer worked on at once: measured best at 16 to 512 channels
 
@@ -26,7 +26,7 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     """
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return plain_mlp(x, weight1, bias1, weight2, bias2)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+    if plain_only():
         return plain_mlp(x, weight1, bias1, weight2, bias2)
     return _Sliced.apply(x, weight1, bias1, weight2, bias2, torch.is_grad_enabled())
 
@@ -64,8 +64,7 @@ class _Sliced(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight1, bias1, weight2, _, hidden = ctx.saved_tensors
-        # A second derivative is asked for, or several first ones at once.
-        if torch.is_grad_enabled() or transformed() or batched(grad):
+        if differentiated_again(grad):
             return *_plain_gradients(grad, x, weight1, bias1, weight2), None
         tokens = x.flatten(0, -2)  # (T, C)
         grad_out = grad.flatten(0, -2)  # (T, C')
