@@ -513,18 +513,15 @@ def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) ->
     Raises:
         UserError: there is no such run, or the setting is not that of records.
     """
-    from stylenat.checkpoints.run import Run, is_run
+    from stylenat.checkpoints.run import Run
     from stylenat.data.sources import BUNDLED
 
-    found = find_path(source)
     try:
         run = Run.open(source, runs)
     except UserError:
-        if not found.exists():
+        if not find_path(source).exists():
             raise
-        if not is_run(found):
-            raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
-        run = Run(found)
+        raise UserError(f"{source} is no run: give the real images, such as --data {BUNDLED}") from None
     if (seed, psi) != (0, 1):
         raise UserError(
             f"runs are recorded at seed 0 and psi 1, not {seed} and {psi:g}: give --data "

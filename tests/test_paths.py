@@ -8,6 +8,7 @@ from helpers import Plain, refusal
 from PIL import Image
 
 from stylenat.checkpoints.load import open_checkpoint
+from stylenat.checkpoints.run import Run
 from stylenat.checkpoints.samples import open_images
 from stylenat.checkpoints.tensors import save_tensors
 from stylenat.data.dataset import open_dataset
@@ -39,6 +40,13 @@ def test_a_relative_path_is_looked_for_here_and_then_in_the_workspace(places):
     assert not find_path("datasets/gone").is_absolute()
     for odd in ("a" * 5000, "a\0b"):
         assert str(find_path(odd)) == odd
+
+
+def test_a_run_s_path_is_looked_for_as_any_other(places):
+    run = places / "workspace" / "elsewhere" / "a-run"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    assert Run.open("elsewhere/a-run").path == run
 
 
 def test_every_input_is_found_in_the_workspace(places):

@@ -15,7 +15,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import find_path, workspace, write_atomically
 
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
@@ -49,7 +49,7 @@ class Run:
 
     @classmethod
     def open(cls, run: str, folder: Path | str | None = None) -> "Run":
-        """The run of an id or of a path.
+        """The run of an id or of a path, which is looked for as of `find_path`.
 
         Args:
             run: the id or the path.
@@ -59,7 +59,7 @@ class Run:
             UserError: there is none.
         """
         runs = Path(folder or workspace("runs"))
-        for path in (runs / run, Path(run)):
+        for path in (runs / run, find_path(run)):
             if is_run(path):
                 return cls(path)
         raise UserError(f"run {run!r} not found in {runs}: train it first, `python -m stylenat train {run}`")
