@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
     """Let freed memory serve the next tensor instead of going back to the system (glibc only, else nothing).
 
     A CPU network frees and takes hundreds of MB many times a step. glibc returns blocks of 32 MB and more
-    at once, and the system then maps and clears every page of the next one anew, which costs as much as
+    at once, and the system then maps and clears every page of the next one again, which costs as much as
     the arithmetic of a normalization or an activation.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

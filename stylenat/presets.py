@@ -143,7 +143,7 @@ def get_config(preset: str, **overrides: Any) -> Config:
         raise unknown("preset", preset, list(PRESETS))
     config = PRESETS[preset]
     names = [field.name for field in dataclasses.fields(Config) if field.name not in ("preset", "cost")]
-    # As text, so that partitions made by a named rule are made anew where widths change.
+    # As text, so that partitions made by a named rule are made again where widths change.
     changes: dict[str, Any] = {"partitions": format_levels(config.partitions)}
     for name, value in overrides.items():
         if name not in names:

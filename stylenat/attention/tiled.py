@@ -17,7 +17,7 @@ tiles of queries; a tile's keys reach from the first query's window to the last 
     . . . . . . . . . . . .
 
 A tile then is a dense product of matrices, masked down to each query's own window. A CPU works on a few tiles
-at a time, so that all of this stays in its caches; the backward pass computes the weights anew, so that
+at a time, so that all of this stays in its caches; the backward pass computes the weights again, so that
 nothing of their size is ever kept.
 
 `torch.func` and forward-mode differentiation cannot look into the operators: but for `vmap`, whose rule is at

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 _VMAP = torch._C._functorch.TransformType.Vmap
 
 
-# PyTorch's compiler compiles anew for other levels, so that a frame may hold the answers as constants.
+# PyTorch's compiler compiles again for other levels, so that a frame may hold the answers as constants.
 @torch.compiler.assume_constant_result
 def transformed() -> bool:
     """Whether a `torch.func` transform or forward-mode differentiation is at work."""

@@ -274,7 +274,7 @@ def undo(change: str, base: str | Path = "") -> None:
 def _old_attention(base: Path) -> Callable[..., torch.Tensor]:
     """The tiled attention of an older clone, of one partition a call, called as today's."""
     path = base / "stylenat" / "attention" / "tiled.py"
-    # Read before it runs: today's file, run twice, would register its operators anew and break the first.
+    # Read before it runs: today's file, run twice, would register its operators again and break the first.
     if "partition" not in _parameters(path, "attend"):
         raise SystemExit("bench: the base's attention is as today's: give a base up to commit 50ec9d2")
     old = _load(path)

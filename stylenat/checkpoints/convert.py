@@ -27,7 +27,7 @@ RECORDED = ("score", "dataset", "minutes", "device", "commit")  # what a model t
 def convert(
     source: str | Path, target: str | Path, *, partitions: str | None = None, compact: bool = False
 ) -> Path:
-    """Write a checkpoint anew.
+    """Write a checkpoint in another form.
 
     A target that ends in `.pt` becomes a file in the published layout that the source had (a run: the new
     one), any other a model folder: `g_ema.safetensors` with its mean style, `g` and `d` where the source has
@@ -35,7 +35,7 @@ def convert(
 
     Args:
         source: see `open_checkpoint`.
-        target: a new folder, a model folder to write anew, or a new file.
+        target: a new folder, a model folder to replace, or a new file.
         partitions: see `load_generator`.
         compact: the averaged generator alone, in float16.
 

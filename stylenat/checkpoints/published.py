@@ -238,7 +238,7 @@ def from_published(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def to_published(tensors: Mapping[str, Tensor], *, legacy: bool = False) -> Tensors:
-    """Undo `from_published`: published names, and the constants made anew.
+    """Undo `from_published`: published names, and the constants made again.
 
     Args:
         tensors: a state dict of ours.

@@ -17,7 +17,7 @@ from stylenat.errors import UserError
 class LayerNorm(nn.LayerNorm):
     """PyTorch's layer norm with right derivatives of every order.
 
-    PyTorch's own are wrong, without a word, from the third order on, in forward mode from the second on.
+    PyTorch's own are silently wrong from the third order on, in forward mode from the second on.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -237,7 +237,7 @@ class StyleNAT(Generator):
 
 
 def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor:
-    """A level's features, whose activations the backward pass computes anew."""
+    """A level's features, whose activations the backward pass computes again."""
     if torch.compiler.is_compiling():
         return checkpoint(level, x, styles, use_reentrant=False, preserve_rng_state=False)
     # With the weights of this call: `functional_call` may have put others in the place of the module's own,
