@@ -44,7 +44,7 @@ class Generator(nn.Module, ABC):
         widths: as given.
         latent_dim: as given.
         mean_style: the mean w `(latent_dim,)` that truncation moves towards; None until it is estimated.
-        checkpoint_levels: resolutions whose activations are not kept for the backward pass but computed again.
+        checkpoint_levels: resolutions whose activations are computed again in the backward pass, not kept.
     """
 
     mean_style: Tensor | None
