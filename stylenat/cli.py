@@ -4,22 +4,25 @@ Each command imports the modules that do its work when it runs. They bring torch
 load, and `--help` should answer at once.
 """
 
+import contextlib
 import dataclasses
 import io
 import itertools
 import json
 import math
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stylenat.config import parse_overrides
-from stylenat.errors import UserError
-from stylenat.paths import expand, find_path, write_atomically
+from stylenat.errors import Stopped, UserError
+from stylenat.paths import check_writable, expand, find_path, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -163,18 +166,21 @@ def evaluate_command(
     from stylenat.checkpoints.samples import open_images
     from stylenat.device import pick_device
     from stylenat.evaluation.evaluate import evaluate, open_reference
-    from stylenat.evaluation.metrics import OFFLINE
+    from stylenat.evaluation.metrics import OFFLINE, parse_metrics
     from stylenat.experiments.record import score_run
 
     _check_range("count", count, 1)
     _check_range("seed", seed, 0, LARGEST_SCORE_SEED)
+    metrics = parse_metrics(metric or OFFLINE)
+    if json_path:
+        check_writable(expand(json_path))
     networks = _feature_networks(weights, sha256, download)
     if data:
         scored = open_images(source, pick_device(device))
         score: Score | None = evaluate(
             scored,
             open_reference(data, scored.resolution),
-            metric or OFFLINE,
+            metrics,
             seed=seed,
             truncation_psi=psi,
             count=count,
@@ -183,7 +189,7 @@ def evaluate_command(
         print(score)
     else:
         run = _open_run_to_record(source, out, seed, psi)
-        record = score_run(run, device, metrics=metric or (), count=count, networks=networks)
+        record = score_run(run, device, metrics=metrics, count=count, networks=networks)
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
@@ -220,6 +226,7 @@ def sample_command(
     import torch
 
     from stylenat.checkpoints.load import load_generator
+    from stylenat.checkpoints.lock import check_free, hold
     from stylenat.data.sources import SHEETS
     from stylenat.device import pick_device
     from stylenat.images import image_grid, save_gif, save_png
@@ -231,20 +238,23 @@ def sample_command(
     paths = sample_paths(folder, numbers)
     if not math.isfinite(psi):
         raise UserError(f"psi {psi} is no number: give one, such as 0.7; 1 truncates nothing")
+    check_free(folder)
+    check_writable(folder / SHEETS[0])
     generator = load_generator(checkpoint, partitions).to(pick_device(device))
     frames = None
     if gif is not None:
         frames = interpolate(generator, numbers, gif, truncation_psi=psi)
-    remove_samples(paths)
-    images = []
-    for seed, path in zip(progress(numbers, unit="image"), paths, strict=True):
-        images.append(sample_images(generator, [seed], truncation_psi=psi))
-        save_png(path, images[-1][0])
-    columns = math.ceil(len(numbers) ** 0.5)
-    grid, interpolation = SHEETS
-    save_png(folder / grid, image_grid(torch.cat(images), columns))
-    if frames is not None:
-        save_gif(folder / interpolation, frames, scale=max(1, 256 // generator.resolution))
+    with hold(folder):
+        remove_samples(sample_paths(folder, numbers))
+        images = []
+        for seed, path in zip(progress(numbers, unit="image"), paths, strict=True):
+            images.append(sample_images(generator, [seed], truncation_psi=psi))
+            save_png(path, images[-1][0])
+        columns = math.ceil(len(numbers) ** 0.5)
+        grid, interpolation = SHEETS
+        save_png(folder / grid, image_grid(torch.cat(images), columns))
+        if frames is not None:
+            save_gif(folder / interpolation, frames, scale=max(1, 256 // generator.resolution))
     print(f"{len(numbers)} images and their grid: {folder}")
 
 
@@ -312,6 +322,8 @@ def throughput_command(
     if dtype is not None:
         changes["dtype"] = dtype
     protocol = dataclasses.replace(PROTOCOLS[protocol_name], **changes)
+    if csv_path:
+        check_writable(expand(csv_path))
     rows = measure(build_generator(preset), protocol, preset, device)
     print(table(rows).to_string(index=False), describe(rows[0]), sep="\n")
     if csv_path:
@@ -352,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 2 after a mistake or an error of the system, which is one line on stderr; 130 after
-        Ctrl-C.
+        Ctrl-C and 143 after SIGTERM, with one line that says how to go on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -360,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # ± on a terminal of ASCII, or a file's name that is no UTF-8, is written as \xb1
             stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _terminable():
             warnings.showwarning = _print_warning
             # Not `commands.main()`: that takes an EOFError for Ctrl-C.
             with commands.make_context("stylenat", words) as context:
@@ -373,10 +385,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except OSError as error:  # a full disk, missing rights
         return _refuse(f"{_describe_os_error(error)}; fix that and run the same command again")
+    except Stopped as stop:
+        print(f"stylenat: {stop}", file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
-        print("stylenat: interrupted; the same command goes on from the last snapshot", file=sys.stderr)
+        print(f"stylenat: interrupted; {_GO_ON}", file=sys.stderr)
         return 130
     return 0
+
+
+_GO_ON = "run the same command again; a training goes on from its last snapshot"
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what is half written is removed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(f"terminated; {_GO_ON}", number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # What goes to stderr

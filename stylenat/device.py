@@ -49,6 +49,32 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     return torch.device(chosen)
 
 
+def check_bfloat16(device: torch.device) -> None:
+    """Check that a device computes in bfloat16, as autocast asks a GPU to.
+
+    Raises:
+        UserError: it does not.
+    """
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        name = torch.cuda.get_device_name(device)
+        raise UserError(f"{name} does not compute in bfloat16: take a newer GPU, or --device cpu")
+
+
+def check_compile(device: torch.device) -> None:
+    """Check on a function of one operation that `torch.compile` works here; it takes seconds.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        torch.compile(torch.sin)(torch.zeros(1, device=device))
+    except Exception as error:  # no compiler, or a Python that is too new; each raises its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"compile=True: torch.compile does not work here ({reason}): leave it out, or install g++"
+        ) from None
+
+
 def peak_memory(device: torch.device | str = "cpu") -> int:
     """The most bytes in use so far: on a GPU by tensors, in main memory by this process.
 

@@ -1,6 +1,7 @@
 """Errors for people: one line that names the value, what was allowed and the fix."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -12,6 +13,22 @@ class UserError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks the exception itself for its traceback: a notebook then shows this one line only.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the work where it can go on. Commands print one line and exit with 128 + its number.
+
+    Args:
+        message: how to go on.
+        number: of the signal; default: that of Ctrl-C.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+    def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 

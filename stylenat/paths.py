@@ -1,7 +1,15 @@
-"""Where files are: every path of a notebook or command comes from here."""
+"""Where files are, and how they are written: every path of a notebook or command comes from here."""
 
 import contextlib
+import errno
+import functools
+import itertools
 import os
+import platform
+import re
+import secrets
+import shutil
+import time
 from pathlib import Path
 
 from stylenat.errors import UserError
@@ -64,8 +72,116 @@ def _exists(path: Path) -> bool:
         return False
 
 
+# Writing
+
+_PROCESS = secrets.token_hex(4)  # a container's next process may have the number of the one that died
+_counter = itertools.count()
+_TEMPORARY = re.compile(r"\.stylenat-(?P<host>.+)-(?P<pid>\d+)-(?P<process>[0-9a-f]{8})-\d+\.tmp")
+_ABANDONED = 24 * 3600  # seconds after which another machine's temporary file is taken for left over
+
+
+def temporary_path(folder: Path) -> Path:
+    """A hidden name in a folder that no other thread, process or machine uses; it says whose it is."""
+    return folder / f".stylenat-{_host()}-{os.getpid()}-{_PROCESS}-{next(_counter)}.tmp"
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.]", "_", platform.node() or "localhost", flags=re.ASCII)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine runs a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that processes left there which died while they wrote.
+
+    Those of live processes stay, and so do another machine's until they are a day old.
+    """
+    for path in folder.glob(".stylenat-*.tmp"):
+        if _is_left_over(path):
+            remove(path)
+
+
+def _is_left_over(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if not found:
+        return False
+    if found["host"] != _host():
+        try:
+            return time.time() - path.lstat().st_mtime > _ABANDONED
+        except OSError:  # gone
+            return False
+    pid = int(found["pid"])
+    return found["process"] != _PROCESS if pid == os.getpid() else not is_alive(pid)
+
+
+@functools.cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as the system allows."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder such that a stop halfway leaves none of its name with parts missing."""
+    doomed = temporary_path(path.parent)
+    path.rename(doomed)
+    remove(doomed)
+
+
+def free_space(path: Path | str) -> int:
+    """Bytes that are free where a file or folder is, or will be."""
+    return shutil.disk_usage(_nearest_folder(Path(path))).free
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The first of a path and the folders that it is in which is there."""
+    while not _exists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_writable(path: Path | str) -> None:
+    """Check before long work that a file can be written at its end; leaves nothing behind.
+
+    Args:
+        path: of the file, in a folder that may still have to be made.
+
+    Raises:
+        UserError: it can't be.
+    """
+    target = Path(path)
+    trial = temporary_path(_nearest_folder(target.parent))
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _write(trial, b"")
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"can't write to {target} ({reason}): give a place you may write to") from None
+    finally:
+        remove(trial)
+
+
 def write_atomically(path: Path | str, data: str | bytes) -> None:
     r"""Write a file such that a reader sees the old content or the new, never a part.
+
+    Of several writers at once the last one's content stays, as a whole.
 
     Args:
         path: of the file; missing folders are made.
@@ -78,13 +194,39 @@ def write_atomically(path: Path | str, data: str | bytes) -> None:
     target = Path(path)
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    _sweep_once(target.parent)
+    temporary = temporary_path(target.parent)
     try:
-        temporary.write_bytes(content)
+        _write(temporary, content)
         temporary.replace(target)
-    except OSError as error:
-        # A full disk names no file, and the temporary one means nothing to the caller.
-        error.filename = str(target)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    except BaseException as error:  # a signal, too
+        remove(temporary)
+        if isinstance(error, OSError):
+            # A full disk names no file, and the temporary one means nothing to the caller.
+            error.filename = str(target)
         raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file that may not be there yet, all of it or, where the system refuses, nothing.
+
+    Raises:
+        OSError: the system refused; `filename` is the path.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        _write(path, f"{line}\n".encode(), "ab")
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
+
+
+def _write(path: Path, content: bytes, mode: str = "wb") -> None:
+    """The one place that writes: by one call of the system, so that a kill tears no short line."""
+    with path.open(mode, buffering=0) as file:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]

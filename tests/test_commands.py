@@ -394,7 +394,7 @@ def test_the_same_command_goes_on_after_ctrl_c(capsys, training, run, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
         assert main(list(map(str, training(tmp_path)))) == 130
-    assert "the same command goes on from the last snapshot" in capsys.readouterr().err
+    assert "a training goes on from its last snapshot" in capsys.readouterr().err
     assert not (tmp_path / run.name / "generators" / "000000016.safetensors").exists()
     output_of(capsys, *training(tmp_path))
     assert last_state(tmp_path / run.name) == last_state(run)

@@ -22,7 +22,7 @@ from stylenat.benchmark.matmul import (
     macs,
     timed,
 )
-from stylenat.device import keep_freed_memory, peak_memory, pick_device
+from stylenat.device import check_bfloat16, keep_freed_memory, peak_memory, pick_device
 from stylenat.errors import UserError
 from stylenat.models.base import Generator
 from stylenat.progress import progress
@@ -176,10 +176,12 @@ def measure(
         A row a batch size.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or it lacks the protocol's dtype.
     """
     keep_freed_memory()
     torch_device = pick_device(device)
+    if protocol.dtype == "bfloat16":
+        check_bfloat16(torch_device)
     model = generator.to(torch_device).eval()
     rows = []
     with progress(total=len(protocol.batches) * protocol.rounds, unit="call", desc=name) as bar:

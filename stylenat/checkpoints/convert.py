@@ -17,7 +17,7 @@ from stylenat.checkpoints.tensors import Tensors, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import expand, write_atomically
+from stylenat.paths import check_writable, expand, remove, sweep, temporary_path, write_atomically
 from stylenat.reporting.records import read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
@@ -50,6 +50,9 @@ def convert(
     path = expand(target)
     as_pt = path.suffix.lower() in (".pt", ".pth")
     _check_target(path, as_pt)
+    # Where a model is made before it is moved: next to its place, or in it.
+    around = path if path.is_dir() and not is_model(path) else path.absolute().parent
+    check_writable(path if as_pt else temporary_path(around))
     names = [name for name in NETWORK_NAMES if name in checkpoint.networks]
     if "g_ema" not in names:
         raise UserError(f"{checkpoint.path} has no network 'g_ema' to convert: it holds {', '.join(names)}")
@@ -68,21 +71,48 @@ def convert(
         write_atomically(path, buffer.getvalue())
         return path
     networks["g_ema"]["mean_style"] = mean_style(generator)
-    for name, tensors in networks.items():
-        save_tensors(path / f"{name}.safetensors", tensors)
     facts = _facts(checkpoint, generator, networks)
-    write_atomically(path / "README.md", model_card(facts))
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path / MODEL_FILE, text)  # last: now it is a model
+    around.mkdir(parents=True, exist_ok=True)
+    sweep(around)
+    folder = temporary_path(around)
+    try:
+        for name, tensors in networks.items():
+            save_tensors(folder / f"{name}.safetensors", tensors)
+        write_atomically(folder / "README.md", model_card(facts))
+        write_atomically(folder / MODEL_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        _put_model(folder, path)
+    finally:
+        remove(folder)
     return path
+
+
+def _put_model(folder: Path, path: Path) -> None:
+    """Move a model where it belongs, such that a stop halfway leaves no mixture with the one before."""
+    if is_model(path):
+        old = temporary_path(folder.parent)
+        path.rename(old)
+        folder.rename(path)
+        for other in old.iterdir():  # which the user put there
+            if other.suffix != ".safetensors" and not (path / other.name).exists():
+                other.rename(path / other.name)
+        remove(old)
+    elif path.is_dir():  # empty; it may be where a disk is mounted, which can't be renamed
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == MODEL_FILE):
+            file.rename(path / file.name)  # the last one makes it a model
+    else:
+        folder.rename(path)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder is that of a model."""
+    return (path / MODEL_FILE).is_file()
 
 
 def _check_target(path: Path, as_pt: bool) -> None:
     if not path.exists():
         return
-    is_model = path.is_dir() and (path / MODEL_FILE).is_file()
     is_empty = path.is_dir() and not any(path.iterdir())
-    if as_pt or not (is_model or is_empty):
+    if as_pt or not (is_model(path) or is_empty):
         raise UserError(f"{path} exists already and is no model folder: give a new one")
 
 

@@ -154,7 +154,7 @@ def _open_model(path: Path) -> Checkpoint:
 
 def _open_run(run: Run) -> Checkpoint:
     nimg = run.last_snapshot()
-    state = run.state_path()
+    state = run.state_path(nimg)
     files = {
         "g_ema": run.generator_path(nimg),
         "g": state / "generator.safetensors",

@@ -1,21 +1,35 @@
 """What a run leaves on disk: safetensors for tensors, JSON for the rest; nothing is executed on loading."""
 
+import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
+from stylenat.images import save_png
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
-from stylenat.paths import find_path, workspace, write_atomically
+from stylenat.paths import (
+    append_line,
+    check_writable,
+    find_path,
+    is_alive,
+    remove,
+    remove_folder,
+    sweep,
+    temporary_path,
+    workspace,
+    write_atomically,
+)
+from stylenat.sampling.sample import sample_sheet
 
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
@@ -23,6 +37,8 @@ CONFIG = "config.json"  # makes a folder a run
 SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
+TEMPORARY_OF_VERSION_0_1 = re.compile(r"\.(?:.+\.(?P<file>\d+)\.tmp|\d{9}\.(?P<folder>\d+))")
+FOLDERS = (".", "generators", "samples", "state")
 Line = dict[str, Any]
 State = Mapping[str, Mapping[str, Tensor]]
 
@@ -35,10 +51,13 @@ def is_run(path: Path) -> bool:
 class Run:
     """The folder of a training run: `config.json`, `log.jsonl`, `samples/`, `generators/`, `state/`.
 
-    A run that is scored while it trains has `scores.jsonl` and `generators/best.safetensors`, too.
+    A run that is scored while it trains has `scores.jsonl` and `generators/best.safetensors`, too; one that
+    is being trained `.lock` (see `lock.hold`).
 
-    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/`
-    is what training needs to go on, of which the two newest are kept.
+    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring, and
+    `samples/<nimg>.png` images of them; `state/<nimg>/` is what training needs to go on, of which the two
+    newest are kept. The state is written last: with it a snapshot is there. One that a signal caused goes
+    when the next regular one is there.
 
     Attributes:
         path: the folder.
@@ -83,34 +102,57 @@ class Run:
         except (AttributeError, TypeError) as error:
             raise UserError(f"{path} is no configuration ({error}): restore it or train anew") from None
 
+    def check(self, config: Config) -> None:
+        """Check that the folder can be this configuration's run; writes nothing.
+
+        Raises:
+            UserError: it holds a run of another configuration, or snapshots of an unknown one; or it can't be
+                written.
+        """
+        path = self.path / CONFIG
+        if path.is_file():
+            if path.read_bytes() != _config_text(config).encode():
+                raise UserError(
+                    f"{self.path} holds a run of another configuration: delete it or train with another --out"
+                )
+        elif self._states():
+            raise UserError(
+                f"{self.path} holds snapshots, but not their {CONFIG}: restore it or train with another --out"
+            )
+        if self.newest() < config.nimg:  # else there is nothing to write
+            for folder in FOLDERS:
+                check_writable(self.path / folder / "file")
+
     def begin(self, config: Config) -> None:
         """Make the folder, or check that the one there is of the same configuration.
 
+        What processes left in it that died while they wrote is removed.
+
         Raises:
-            UserError: it is of another configuration, or can't be written.
+            UserError: as of `check`.
         """
-        text = json.dumps(config.to_dict(), indent=1) + "\n"
-        path = self.path / CONFIG
-        if not path.is_file():
-            try:
-                write_atomically(path, text)
-            except OSError as error:
-                raise UserError(
-                    f"can't write to {self.path} ({error.strerror}): give a folder you may write to"
-                ) from None
-        elif path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{self.path} holds a run of another configuration: delete it or train with another --out"
-            )
+        self.check(config)
+        for name in FOLDERS:
+            sweep(self.path / name)
+            for path in (self.path / name).glob(".*"):
+                found = TEMPORARY_OF_VERSION_0_1.fullmatch(path.name)
+                if found and not is_alive(int(found["file"] or found["folder"])):
+                    remove(path)
+        if not is_run(self.path):
+            write_atomically(self.path / CONFIG, _config_text(config))
 
     # Snapshots
 
     def snapshots(self) -> list[int]:
         """The nimg of every snapshot, in order."""
-        states = self._states()
-        newest = int(states[-1].name) if states else 0  # a stop between the two writes leaves one too many
+        newest = self.newest()  # a stop between the two writes leaves one generator too many
         found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
         return sorted(nimg for nimg in found if nimg <= newest)
+
+    def newest(self) -> int:
+        """The nimg of the newest training state; 0 at the start of a run."""
+        states = self._states()
+        return int(states[-1].name) if states else 0
 
     def last_snapshot(self) -> int:
         """The nimg of the last snapshot.
@@ -132,8 +174,9 @@ class Run:
         last = self.last_snapshot()
         generator = build_generator(self.config)
         path = self.generator_path(nimg or last)
+        advice = "delete it, and train again for the newest, which is then written again"
         try:
-            generator.load_state_dict(load_tensors(path))
+            generator.load_state_dict(load_tensors(path, advice))
         except RuntimeError:
             raise UserError(f"checkpoint {path} is of another network: delete it") from None
         return generator.eval().requires_grad_(False)
@@ -143,52 +186,100 @@ class Run:
         name = nimg if isinstance(nimg, str) else f"{nimg:09d}"
         return self.path / "generators" / f"{name}.safetensors"
 
-    def save(self, nimg: int, ema: nn.Module, state: State, info: Mapping[str, Any]) -> None:
-        """Write a snapshot: EMA weights, then the training state; of all states the two newest are kept.
+    def sheet_path(self, nimg: int) -> Path:
+        """The file of a snapshot's `sample_sheet`."""
+        return self.path / "samples" / f"{nimg:09d}.png"
+
+    def save(self, nimg: int, ema: Generator, state: State, info: Mapping[str, Any]) -> None:
+        """Write a snapshot: EMA weights, samples, then the training state, of which the two newest are kept.
 
         Args:
             nimg: images shown.
             ema: the averaged generator.
             state: tensors by network or optimizer and name.
-            info: plain JSON, see the method `info`.
+            info: plain JSON, see the method `info`; "interrupted" makes it a snapshot for the time being.
         """
         save_tensors(self.generator_path(nimg), ema.state_dict())
+        save_png(self.sheet_path(nimg), sample_sheet(ema))
         final = self.path / "state" / f"{nimg:09d}"
-        partial = final.with_name(f".{final.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        for name, tensors in state.items():
-            save_tensors(partial / f"{name}.safetensors", tensors)
-        write_atomically(partial / "info.json", json.dumps(info) + "\n")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in self._states()[:-2]:
-            shutil.rmtree(old)
+        partial = temporary_path(final.parent)
+        try:
+            for name, tensors in state.items():
+                save_tensors(partial / f"{name}.safetensors", tensors)
+            known = {**info, "config_sha256": _sha256(_config_text(self.config))}
+            write_atomically(partial / "info.json", json.dumps(_sealed(known)) + "\n")
+            if final.is_dir():
+                remove_folder(final)
+            partial.rename(final)
+        except BaseException:
+            remove(partial)
+            raise
+        self._remove_old_states()
+
+    def _remove_old_states(self) -> None:
+        """Keep the two newest training states, and of an interrupted snapshot only the newest's."""
+        for state in self._states()[:-1]:
+            if self._is_interrupted(state):
+                self.generator_path(int(state.name)).unlink(missing_ok=True)
+                self.sheet_path(int(state.name)).unlink(missing_ok=True)
+                remove_folder(state)
+        for state in self._states()[:-2]:
+            remove_folder(state)
+
+    def _is_interrupted(self, state: Path) -> bool:
+        try:
+            return bool(self.info(int(state.name)).get("interrupted"))
+        except (OSError, UserError):  # a damaged one
+            return False
+
+    def without_sheet(self) -> list[int]:
+        """The nimg of the snapshots whose `sample_sheet` is missing or damaged."""
+        return [nimg for nimg in self.snapshots() if not _is_image(self.sheet_path(nimg))]
 
     def restore(self) -> tuple[State, dict[str, Any]] | None:
-        """The newest training state and its `info`, or None at the start of a run."""
-        if not self._states():
-            return None
-        tensors = {path.stem: load_tensors(path) for path in self.state_path().glob("*.safetensors")}
-        return tensors, self.info()
-
-    def info(self) -> dict[str, Any]:
-        """The nimg, seconds, peak memory and provenance at the newest training state.
+        """The newest training state and its `info`, or None at the start of a run.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: it is damaged.
         """
-        return _read_json(self.state_path() / "info.json")
+        if not self._states():
+            return None
+        folder = self.state_path()
+        advice = f"delete {folder}, and training goes on from the snapshot before"
+        tensors = {path.stem: load_tensors(path, advice) for path in folder.glob("*.safetensors")}
+        return tensors, self.info()
 
-    def state_path(self) -> Path:
-        """Folder of the newest training state.
+    def info(self, nimg: int | None = None) -> dict[str, Any]:
+        """What is known at a training state (default: the newest).
+
+        Returns:
+            nimg, seconds, peak memory, attention and provenance; the mean losses of the log's line; and where
+            a signal caused it, "interrupted" and the losses since that line.
+
+        Raises:
+            UserError: there is none, or it is damaged, or `config.json` is not the one it was trained by.
+        """
+        path = self.state_path(nimg) / "info.json"
+        entries = _read_json(path)
+        digest = entries.pop("sha256", None)
+        if digest not in (None, _sealed(entries)["sha256"]) or entries.get("nimg") != int(path.parent.name):
+            raise UserError(f"{path} is damaged: restore it or delete {path.parent}")
+        known = entries.pop("config_sha256", None)
+        if known not in (None, hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()):
+            raise UserError(f"{self.path / CONFIG} was changed since the run was trained: restore it")
+        return entries
+
+    def state_path(self, nimg: int | None = None) -> Path:
+        """Folder of a training state (default: the newest).
 
         Raises:
             UserError: there is none.
         """
-        states = self._states()
-        if not states:
-            raise UserError(f"run {self.id} has no training state in {self.path / 'state'}: train it on")
-        return states[-1]
+        for state in reversed(self._states()):
+            if nimg is None or int(state.name) == nimg:
+                return state
+        which = "" if nimg is None else f" of nimg={nimg}"
+        raise UserError(f"run {self.id} has no training state{which} in {self.path / 'state'}: train it on")
 
     def _states(self) -> list[Path]:
         return sorted((self.path / "state").glob("[0-9]*"))
@@ -204,16 +295,36 @@ class Run:
         old = self.path / LOG_OF_VERSION_0_1
         return self._lines(old.name if old.is_file() else LOG)
 
-    def cut_log(self, nimg: int) -> None:
-        """Drop the lines after `nimg`, which will be trained again."""
+    def complete_log(self, nimg: int) -> None:
+        """Make the log that of a run which was trained up to `nimg`, its newest training state.
+
+        The lines after it go, which will be trained again, and so does a line that a stop cut off; that of
+        the state itself is known to it.
+
+        Raises:
+            UserError: a snapshot's line is missing.
+        """
         kept = [line for line in self.log() if line["nimg"] <= nimg]
-        self._write_lines(LOG, kept)
+        last = self.info().get("line") if nimg else None
+        if last and (not kept or kept[-1]["nimg"] < nimg):
+            kept.append(last)
+        self._check_log(kept)
+        if _json_lines(kept) != _text(self.path / LOG):
+            write_atomically(self.path / LOG, _json_lines(kept))
         (self.path / LOG_OF_VERSION_0_1).unlink(missing_ok=True)
+
+    def _check_log(self, lines: list[Line]) -> None:
+        known = {line["nimg"] for line in lines}
+        for nimg in self.snapshots():
+            if nimg not in known and not (nimg == self.newest() and self.info().get("interrupted")):
+                raise UserError(
+                    f"{self.path / LOG} has no line of nimg={nimg}: restore the file, or delete "
+                    f"{self.generator_path(nimg)}, which leaves that snapshot out"
+                )
 
     def add_to_log(self, line: Line) -> None:
         """Append a line to `log.jsonl`."""
-        with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path / LOG, json.dumps(line))
 
     # Scores while it trains
 
@@ -242,23 +353,68 @@ class Run:
             return
         lines: list[Line] = [line for line in self.scores() if line["nimg"] != nimg]
         lines.append({"nimg": nimg, **values_to_dict(values)})
-        self._write_lines(SCORES, sorted(lines, key=lambda line: line["nimg"]))
+        write_atomically(self.path / SCORES, _json_lines(sorted(lines, key=lambda line: line["nimg"])))
 
     def _lines(self, name: str) -> list[Line]:
+        """The lines of a file, without one that is being written or that a stop cut off.
+
+        Raises:
+            UserError: a broken line.
+        """
         path = self.path / name
-        if not path.is_file():
-            return []
+        *lines, rest = _text(path).split("\n")
+        if not rest.startswith("{") or _is_json(rest):
+            lines += [rest] if rest else []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [json.loads(line) for line in lines]
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
 
-    def _write_lines(self, name: str, lines: list[Line]) -> None:
-        write_atomically(self.path / name, "".join(json.dumps(line) + "\n" for line in lines))
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _json_lines(lines: list[Line]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _config_text(config: Config) -> str:
+    return json.dumps(config.to_dict(), indent=1) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries with their hash among them."""
+    return {**entries, "sha256": _sha256(json.dumps(entries, sort_keys=True))}
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is a whole PNG; its checksums say so."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except Exception:  # Pillow raises several kinds
+        return False
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None
+    if not isinstance(entries, dict):
+        raise UserError(f"{path} is damaged (no JSON object): restore it or delete {path.parent}")
+    return entries

@@ -1,5 +1,6 @@
 """Tensors on disk: safetensors, written atomically; and an optimizer's state as named tensors."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,47 @@ from stylenat.paths import write_atomically
 
 # What wrappers call the network that they hold; none of our modules has such a name.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+HASH = "sha256"  # in a file's metadata
 Tensors = dict[str, Tensor]  # by name, as in a state dict
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as a safetensors file, atomically."""
+    """Write named tensors as a safetensors file, atomically, with their hash in its metadata."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(contiguous))
+    write_atomically(path, safetensors.torch.save(contiguous, {HASH: _sha256(contiguous)}))
 
 
-def load_tensors(path: Path) -> Tensors:
-    """Read a safetensors file.
+def load_tensors(path: Path, advice: str = "restore it, or make it again") -> Tensors:
+    """Read a safetensors file; one that `save_tensors` wrote has to have the hash that it had then.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is damaged, the last words of the error.
 
     Raises:
         UserError: it is missing or damaged.
     """
     try:
-        return safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            stored = (file.metadata() or {}).get(HASH)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist: give a file that training wrote") from None
     except Exception as error:
-        raise UserError(
-            f"checkpoint {path} can't be read ({error}): delete its snapshot and resume from an older one"
-        ) from error
+        raise UserError(f"checkpoint {path} can't be read ({error}): {advice}") from error
+    if stored is not None and stored != _sha256(tensors):
+        raise UserError(f"checkpoint {path} is damaged, it has another sha256 than when written: {advice}")
+    return tensors
+
+
+def _sha256(tensors: Tensors) -> str:
+    """Hex sha256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def unwrapped(tensors: Mapping[str, Tensor], where: Path | str) -> Tensors:

@@ -81,8 +81,7 @@ def evaluate(
     plan = make_plan(names, reference, count or samples.available or PUBLISHED_COUNT)
     most = max(comparison.generated for comparison in plan)
     samples.check(most, reference.resolution or samples.resolution)
-    for name in dict.fromkeys(comparison.network for comparison in plan):
-        networks[name].load()
+    _check_plan(plan, reference, networks)
 
     values: ScoreValues = {}
     entries: dict[str, dict[str, Any]] = {}
@@ -104,6 +103,43 @@ def evaluate(
     return Score({key: values[key] for key in keys_of(entries)}, protocol)
 
 
+def check_evaluation(
+    dataset: ImageDataset | Statistics,
+    metric: str | Iterable[str] = OFFLINE,
+    *,
+    count: int | None = None,
+    networks: Mapping[str, FeatureNetwork] = NETWORKS,
+) -> None:
+    """Check what `evaluate` will need for a generator that is still to be trained or loaded.
+
+    Args:
+        dataset: as of `evaluate`.
+        metric: as of `evaluate`.
+        count: as of `evaluate`.
+        networks: as of `evaluate`.
+
+    Raises:
+        UserError: as of `evaluate`.
+    """
+    reference = as_reference(dataset)
+    plan = make_plan(parse_metrics(metric), reference, count or PUBLISHED_COUNT)
+    _check_plan(plan, reference, networks)
+
+
+def _check_plan(plan: list[Comparison], reference: Reference, networks: Mapping[str, FeatureNetwork]) -> None:
+    """Check that the reference has the features that a plan asks for, and that the networks are there."""
+    in_memory = _in_memory(plan)
+    for each in plan:
+        reference.check(networks[each.network], each.network not in in_memory)
+    for name in dict.fromkeys(comparison.network for comparison in plan):
+        networks[name].load()
+
+
+def _in_memory(plan: list[Comparison]) -> set[str]:
+    """Networks whose features have to be in memory: moments are not enough for all of their metrics."""
+    return {each.network for each in plan if not each.moments}
+
+
 def _compared(
     plan: list[Comparison],
     reference: Reference,
@@ -111,8 +147,7 @@ def _compared(
     networks: Mapping[str, FeatureNetwork],
 ) -> Iterator[tuple[Comparison, RealFeatures, Tensor | list[Moments]]]:
     """Each comparison of the plan with the features of the reference and of the samples."""
-    # Where moments are enough for all metrics of a network, its features need not be in memory.
-    in_memory = {each.network for each in plan if not each.moments}
+    in_memory = _in_memory(plan)
     real = {}
     for each in plan:
         moments = each.network not in in_memory
@@ -171,7 +206,7 @@ def nearest_training_images(
     Args:
         source: as of `evaluate`.
         dataset: the real images, whichever their split.
-        count: generated images; default: as many as are held out, at most 1000.
+        count: generated images; default: as many as are held out, at most 1000, or all that were given.
         neighbors: training images to find for each.
         seed: as of `evaluate`.
         networks: as of `evaluate`.
@@ -185,7 +220,8 @@ def nearest_training_images(
     """
     network = networks["lite0"]
     samples = as_samples(source, seed)
-    made_count = count or as_reference(dataset).size("heldout")
+    usual = as_reference(dataset).size("heldout")
+    made_count = count or min(usual, samples.available or usual)
     samples.check(made_count, dataset.resolution)
     made = torch.cat(list(samples.batches(made_count)))
     real = {}

@@ -68,6 +68,8 @@ def make_plan(metrics: Iterable[str], reference: Reference, count: int) -> list[
                 plan.append(Comparison(name, split, generated, reference.size(split), moments=False))
             elif count < LEAST:
                 raise UserError(f"{count} generated images are too few to score: give {LEAST} or more")
+            elif not reference.is_larger(LEAST - 1):
+                raise UserError(f"{reference.name} has too few images to score: give {LEAST} or more")
             else:
                 many = count > MANY or reference.is_larger(MANY)
                 plan.append(Comparison(name, split, count, count, moments=metric.moments and many))

@@ -86,6 +86,14 @@ class Reference(ABC):
         """Whether it is of more real images than that."""
 
     @abstractmethod
+    def check(self, network: FeatureNetwork, moments: bool) -> None:
+        """Check that it has features of a network, or their moments where those are enough.
+
+        Raises:
+            UserError: it has not.
+        """
+
+    @abstractmethod
     def features(
         self, split: str, network: FeatureNetwork, device: torch.device, moments: bool
     ) -> RealFeatures:
@@ -144,6 +152,9 @@ class RealImages(Reference):
     def is_larger(self, count: int) -> bool:
         """See `Reference`."""
         return self.size("all") > count
+
+    def check(self, network: FeatureNetwork, moments: bool) -> None:
+        """See `Reference`: images have features of every network."""
 
     def features(
         self, split: str, network: FeatureNetwork, device: torch.device, moments: bool
@@ -273,7 +284,12 @@ class Statistics(Reference):
     def features(
         self, split: str, network: FeatureNetwork, device: torch.device, moments: bool
     ) -> RealFeatures:
-        """These statistics, if they may be compared with features of the network.
+        """These statistics, as of `check`."""
+        self.check(network, moments)
+        return RealFeatures(self)
+
+    def check(self, network: FeatureNetwork, moments: bool) -> None:
+        """Check that these statistics may be compared with features of the network.
 
         Raises:
             UserError: features themselves are asked for, other dimensions, or a name that says that they
@@ -289,7 +305,6 @@ class Statistics(Reference):
                 f"{self.name} is of {len(self.mean)} features of {own}, not of {network.dims} of "
                 f"{network.key}: give the statistics of the metric's own network"
             )
-        return RealFeatures(self)
 
     def _network(self) -> str | None:
         """The network that the name speaks of."""

@@ -1,13 +1,32 @@
 """The ablation over dilations: half the heads local, half of them dilated."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from stylenat.attention.partitions import dilated_levels
+from stylenat.config import Config
 from stylenat.errors import UserError
+from stylenat.evaluation.evaluate import check_evaluation
 from stylenat.experiments.record import score_run
 from stylenat.presets import get_config
 from stylenat.reporting.records import RunRecord
-from stylenat.training.loop import train
+from stylenat.training.loop import check_training, train
+
+
+def check_ablation(preset: str, dilations: Iterable[int], **overrides: Any) -> None:
+    """Check that every variant can be trained and scored, before the first one is; writes nothing.
+
+    Args:
+        preset: as of `run_ablation`.
+        dilations: of all variants.
+        overrides: as of `run_ablation`.
+
+    Raises:
+        UserError: as of `run_ablation`, or of `check_training`.
+    """
+    variants = [_variant(preset, dilation, overrides) for dilation in dilations]
+    for variant in variants:
+        check_evaluation(check_training(variant))
 
 
 def run_ablation(preset: str, dilation: int, **overrides: Any) -> RunRecord:
@@ -25,8 +44,16 @@ def run_ablation(preset: str, dilation: int, **overrides: Any) -> RunRecord:
         The run's record.
 
     Raises:
-        UserError: a dilation that does not fit, or "partitions" among the overrides.
+        UserError: a dilation that does not fit, "partitions" among the overrides, or images too few to score;
+            all before the first step.
     """
+    variant = _variant(preset, dilation, overrides)
+    check_evaluation(check_training(variant))
+    return score_run(train(variant), history=False)
+
+
+def _variant(preset: str, dilation: int, overrides: dict[str, Any]) -> Config:
+    """The configuration of one arm."""
     if "partitions" in overrides:
         raise UserError(
             f"partitions={overrides['partitions']!r}: the ablation sets them from dilation; leave them out"
@@ -34,5 +61,4 @@ def run_ablation(preset: str, dilation: int, **overrides: Any) -> RunRecord:
     # Only its heads are used: the published rule fits whatever widths the overrides give.
     config = get_config(preset, **overrides, partitions="")
     levels = dilated_levels(config.level_heads, dilation)
-    variant = get_config(preset, **overrides, partitions=levels, variant=f"dilation {dilation}")
-    return score_run(train(variant), history=False)
+    return get_config(preset, **overrides, partitions=levels, variant=f"dilation {dilation}")

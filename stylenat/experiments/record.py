@@ -1,26 +1,31 @@
 """From a run to its record: every snapshot scored, the last one looked through for copies."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
+from stylenat.checkpoints.lock import check_free, hold
 from stylenat.checkpoints.run import LOG, Run
-from stylenat.data.dataset import open_dataset
+from stylenat.data.dataset import ImageDataset, open_dataset
 from stylenat.device import pick_device
 from stylenat.errors import UserError
-from stylenat.evaluation.evaluate import evaluate, nearest_training_images
-from stylenat.evaluation.metrics import METRICS, OFFLINE, parse_metrics
+from stylenat.evaluation.evaluate import check_evaluation, evaluate, nearest_training_images
+from stylenat.evaluation.memorization import Memorization
+from stylenat.evaluation.metrics import OFFLINE, Score, parse_metrics
 from stylenat.features.networks import NETWORKS, FeatureNetwork
 from stylenat.images import save_png
-from stylenat.models.base import count_parameters
+from stylenat.models.base import Generator, count_parameters
 from stylenat.models.build import build_discriminator
-from stylenat.paths import write_atomically
+from stylenat.paths import check_writable, write_atomically
 from stylenat.progress import progress
 from stylenat.reporting.records import (
     DatasetInfo,
     HistoryEntry,
     ParameterCounts,
     RunRecord,
+    check_run_id,
+    record_path,
     write_record,
 )
 from stylenat.sampling.sample import sample_sheet
@@ -51,30 +56,55 @@ def score_run(
         The record.
 
     Raises:
-        UserError: there is no such device, the run has no snapshot or is damaged, or the scoring network is
-            missing or altered.
+        UserError: there is no such device, the run has no snapshot or is damaged, its images are too few, the
+            scoring network is missing or altered, or the record can't be written or is being written by
+            another process; all before the first score.
     """
-    torch_device = pick_device(device)
-    run.generator()  # raises where there is no snapshot
-    config = run.config
-    log = pd.DataFrame(run.log())
-    snapshots = run.snapshots() if history else run.snapshots()[-1:]
-    elapsed = _elapsed(run, log, snapshots)
-    dataset = open_dataset(config.data, config.resolution)
     wanted = [*OFFLINE, *(parse_metrics(metrics) if metrics else ())]
-    for name in wanted:
-        networks[METRICS[name].network].load()  # what is missing shows before any work
+    torch_device = pick_device(device)
+    folder = record_path(run.id).parent
+    check_run_id(run.id)
+    check_free(folder)
+    check_writable(folder / "result.json")
+    # Read once, for a training may go on meanwhile.
+    last = run.last_snapshot()
+    last_generator = run.generator(last)
+    info = run.info(last)
+    log = pd.DataFrame([line for line in run.log() if line["nimg"] <= last])
+    snapshots = [nimg for nimg in run.snapshots() if nimg <= last] if history else [last]
+    elapsed = _elapsed(run, log, snapshots, info)
+    for nimg in snapshots:
+        run.generator(nimg)  # a damaged one shows now
+    dataset = open_dataset(run.config.data, run.config.resolution)
+    check_evaluation(dataset, wanted, count=count, networks=networks)
 
-    entries = []
-    for nimg in progress(snapshots, unit="snapshot", desc=f"score {run.id}"):
-        generator = run.generator(nimg).to(torch_device)
-        own = wanted if nimg == snapshots[-1] else OFFLINE
-        score = evaluate(generator, dataset, own, count=count, networks=networks)
-        entries.append(HistoryEntry(nimg, elapsed[nimg], score.values))
-    memorization, _ = nearest_training_images(generator, dataset)
+    with hold(folder):
+        entries = []
+        for nimg in progress(snapshots, unit="snapshot", desc=f"score {run.id}"):
+            generator = (last_generator if nimg == last else run.generator(nimg)).to(torch_device)
+            own = wanted if nimg == last else OFFLINE
+            score = evaluate(generator, dataset, own, count=count, networks=networks)
+            entries.append(HistoryEntry(nimg, elapsed[nimg], score.values))
+        memorization, _ = nearest_training_images(generator, dataset)
+        record = _record(run, info, dataset, generator, score, entries, memorization)
+        write_record(record)
+        write_atomically(folder / "log.csv", log.to_csv(index=False, lineterminator="\n"))
+        save_png(folder / "samples.png", sample_sheet(generator))
+    return record
 
-    info = run.info()
-    record = RunRecord(
+
+def _record(
+    run: Run,
+    info: Mapping[str, Any],
+    dataset: ImageDataset,
+    generator: Generator,
+    score: Score,
+    entries: Sequence[HistoryEntry],
+    memorization: Memorization,
+) -> RunRecord:
+    """The record of a run whose snapshots are scored."""
+    config = run.config
+    return RunRecord(
         run_id=run.id,
         preset=config.preset,
         seed=config.seed,
@@ -94,16 +124,19 @@ def score_run(
         attention=tuple(info["attention"]) if "attention" in info else None,
         **info["provenance"],
     )
-    folder = write_record(record).parent
-    write_atomically(folder / "log.csv", log.to_csv(index=False, lineterminator="\n"))
-    save_png(folder / "samples.png", sample_sheet(generator))
-    return record
 
 
-def _elapsed(run: Run, log: pd.DataFrame, snapshots: Sequence[int]) -> dict[int, float]:
+def _elapsed(
+    run: Run, log: pd.DataFrame, snapshots: Sequence[int], info: Mapping[str, Any]
+) -> dict[int, float]:
     """Seconds of training until each snapshot, by nimg."""
     elapsed = dict(zip(log.get("nimg", ()), log.get("seconds", ()), strict=True))
+    if info.get("interrupted"):  # between two lines
+        elapsed[info["nimg"]] = info["seconds"]
     missing = sorted(set(snapshots) - elapsed.keys())
     if missing:
-        raise UserError(f"{run.path / LOG} has no line of nimg={missing[0]}: restore the file")
+        raise UserError(
+            f"{run.path / LOG} has no line of nimg={missing[0]}: restore the file; the newest snapshot's "
+            "line comes back with the training command"
+        )
     return elapsed

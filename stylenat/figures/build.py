@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from stylenat.checkpoints.load import load_generator
 from stylenat.data.dataset import open_dataset
@@ -19,7 +20,7 @@ from stylenat.figures.results import (
 )
 from stylenat.figures.samples import neighbors_figure, sample_grid, truncation_sweep
 from stylenat.figures.style import save
-from stylenat.paths import workspace
+from stylenat.paths import check_writable, workspace
 from stylenat.presets import get_config
 from stylenat.reporting.records import RunRecord, load_records
 
@@ -28,49 +29,46 @@ def build_figures() -> list[Path]:
     """Write every figure, and return their paths.
 
     Raises:
-        UserError: a broken record, or a damaged bundled model.
+        UserError: a broken record, or a damaged bundled model; before any figure is written.
     """
+    records = load_records()
+    check_writable(workspace("figures", "bubble_chart.png"))
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
-    paths = [
-        save(bubble_chart(), "bubble_chart"),
-        save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
-    ]
+    figures = {"bubble_chart": bubble_chart(), "receptive_fields": receptive_fields(level, 32, 32, queries)}
     model = workspace("results", "runs", "noto-32-long", "model")
     if model.is_dir():
-        paths += _model_figures(model)
-    records = load_records()
+        figures |= _model_figures(model)
     for record in records:
         if not record.variant:
-            paths += _run_figures(record)
+            figures |= _run_figures(record)
     ablation = [record for record in records if record.variant]
     if ablation:
-        paths.append(save(ablation_comparison(ablation), "ablation"))
-    return paths
+        figures["ablation"] = ablation_comparison(ablation)
+    return [save(figure, name) for name, figure in figures.items()]
 
 
-def _model_figures(model: Path) -> list[Path]:
-    """The figures of the bundled model."""
+def _model_figures(model: Path) -> dict[str, Figure]:
+    """The figures of the bundled model, by name."""
     generator = load_generator(model)
     queries = {"query on an eye": (7, 5), "query in the corner": (0, 0)}
     dataset = open_dataset(BUNDLED, generator.resolution)
     found, samples = nearest_training_images(generator, dataset)
-    return [
-        save(neighbors_figure(samples, found, dataset.with_split("train")), "neighbors"),
-        save(truncation_sweep(generator, range(4)), "truncation"),
-        save(attention_figure(generator, 1, 16, queries, truncation_psi=0.7), "attention_maps"),
-    ]
+    return {
+        "neighbors": neighbors_figure(samples, found, dataset.with_split("train")),
+        "truncation": truncation_sweep(generator, range(4)),
+        "attention_maps": attention_figure(generator, 1, 16, queries, truncation_psi=0.7),
+    }
 
 
-def _run_figures(record: RunRecord) -> list[Path]:
-    """A run's curves and samples, as far as they are recorded."""
-    paths = []
+def _run_figures(record: RunRecord) -> dict[str, Figure]:
+    """A run's curves and samples by name, as far as they are recorded."""
+    figures = {}
     log = record.folder() / "log.csv"
     if log.is_file():
-        curves = training_curves(pd.read_csv(log), record.history)
-        paths.append(save(curves, f"curves-{record.run_id}"))
+        figures[f"curves-{record.run_id}"] = training_curves(pd.read_csv(log), record.history)
     samples = recorded_samples(record)
     if samples is not None:
         sheet = torch.tensor(samples).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        paths.append(save(sample_grid(sheet, columns=1), f"samples-{record.run_id}"))
-    return paths
+        figures[f"samples-{record.run_id}"] = sample_grid(sheet, columns=1)
+    return figures

@@ -226,6 +226,16 @@ def record_path(run_id: str) -> Path:
     return workspace("results", "runs", run_id, "result.json")
 
 
+def check_run_id(run_id: str) -> None:
+    """Check that a run id is fit for a folder's name on every system.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", run_id):
+        raise UserError(f"run id {run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
+
+
 def write_record(record: RunRecord) -> Path:
     """Write `results/runs/<run id>/result.json` atomically.
 
@@ -235,8 +245,7 @@ def write_record(record: RunRecord) -> Path:
     Raises:
         UserError: a run id unfit for a folder's name, or a value that JSON cannot hold.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", record.run_id):
-        raise UserError(f"run id {record.run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
+    check_run_id(record.run_id)
     try:
         text = json.dumps(
             _plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False

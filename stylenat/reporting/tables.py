@@ -1,6 +1,6 @@
 """The tables: built from the runs' records and the published numbers alone, the same bytes every time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 from stylenat.attention.partitions import resolutions
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import check_writable, workspace, write_atomically
 from stylenat.reporting import markdown
 from stylenat.reporting.protocol import check_same_protocol
 from stylenat.reporting.records import RunRecord, load_records
@@ -247,32 +247,42 @@ def build_tables() -> dict[str, str]:
     Raises:
         UserError: a broken record, or scores of different protocols for the same images; names both runs.
     """
+    tables = _tables()
+    _write(tables)
+    return {name: text for name, (_, text) in tables.items()}
+
+
+def _tables() -> dict[str, tuple[pd.DataFrame, str]]:
+    """Every table by name, as a frame and as Markdown."""
     records = load_records()
-    tables = {
+    return {
         "published": _published_table(),
         "runs": _runs_table([record for record in records if not record.variant]),
         "ablation": _ablation_table([record for record in records if record.variant]),
     }
-    texts = {}
+
+
+def _write(tables: Mapping[str, tuple[pd.DataFrame, str]]) -> None:
     for name, (frame, text) in tables.items():
         path = workspace("results", "tables", f"{name}.csv")
         write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
         write_atomically(path.with_suffix(".md"), text)
-        texts[name] = text
-    return texts
 
 
 def update_readme(path: Path | None = None) -> None:
     """Build the tables and put them between the two results markers of README.md (or of `path`).
 
     Raises:
-        UserError: as of `build_tables`; the markers are missing, doubled or in the wrong order.
+        UserError: as of `build_tables`; the markers are missing, doubled or in the wrong order. Nothing is
+            written then.
     """
-    tables = build_tables()
+    tables = _tables()
     readme = path or workspace("README.md")
-    body = "\n".join(tables[name] for name in ("runs", "ablation", "published"))
+    body = "\n".join(tables[name][1] for name in ("runs", "ablation", "published"))
     try:
         text = markdown.replace_block(readme.read_text(encoding="utf-8"), "results", body)
     except UserError as error:
         raise UserError(f"{readme.name}: {error}") from None
+    check_writable(readme)
+    _write(tables)
     write_atomically(readme, text)

@@ -103,6 +103,7 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
         raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, {size}, {size})")
     if steps < 1:
         raise UserError(f"steps={steps!r}: give 1 or more")
+    lite0()  # missing weights show before any work
     mean = mean_style(generator)  # (latent_dim,)
     target = image[None].to(mean.device)  # (1, 3, R, R)
     pixels = normalize(target)  # (1, 3, R, R)

@@ -1,5 +1,6 @@
 """The loop around the training step: data, log, snapshots, scores. Images shown (nimg) are the clock."""
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -10,30 +11,78 @@ import torch
 from torch import Tensor
 
 from stylenat.attention.dispatch import choices
+from stylenat.checkpoints.lock import check_free, hold
 from stylenat.checkpoints.run import Run
+from stylenat.checkpoints.tensors import save_tensors
 from stylenat.config import Config
-from stylenat.data.dataset import open_dataset
+from stylenat.data.dataset import ImageDataset, open_dataset
 from stylenat.data.loader import batches
-from stylenat.device import peak_memory, pick_device
-from stylenat.errors import UserError
-from stylenat.evaluation.evaluate import evaluate
-from stylenat.features.networks import NETWORKS
+from stylenat.device import check_bfloat16, check_compile, peak_memory, pick_device
+from stylenat.errors import Stopped, UserError
+from stylenat.evaluation.evaluate import check_evaluation, evaluate
 from stylenat.images import save_png
-from stylenat.paths import workspace
+from stylenat.models.base import count_parameters
+from stylenat.models.build import build_discriminator, build_generator
+from stylenat.paths import free_space, workspace
 from stylenat.presets import run_id
 from stylenat.progress import progress
 from stylenat.provenance import provenance
 from stylenat.sampling.sample import sample_sheet
+from stylenat.training.stop import StopSignals
 from stylenat.training.trainer import Trainer
 
 LOG_LINES = 20  # from one snapshot to the next
 Info = dict[str, Any]
 
 
+def check_training(
+    config: Config, folder: Path | str | None = None, device: str | None = None, *, score_every: int = 0
+) -> ImageDataset:
+    """Check all that can be known of a training before its first step; writes nothing.
+
+    Args:
+        config: as of `train`.
+        folder: as of `train`.
+        device: as of `train`.
+        score_every: as of `train`.
+
+    Returns:
+        The images to train on.
+
+    Raises:
+        UserError: no such data or device, or one that lacks bfloat16; no `torch.compile` where it is asked
+            for; a batch of more images than there are; a folder that is of another run, that another process
+            trains in, that can't be written, or that has no room for a snapshot; scores that these images are
+            too few for, or whose network is missing.
+    """
+    torch_device = pick_device(device)
+    check_bfloat16(torch_device)
+    run = _run(config, folder)
+    check_free(run.path)
+    run.check(config)
+    if run.newest() < config.nimg:
+        _check_space(run, config)
+    dataset = open_dataset(config.data, config.resolution, "train")
+    if config.batch_size > len(dataset):
+        raise UserError(
+            f"batch_size={config.batch_size} is more than the {len(dataset)} training images of "
+            f"{dataset.source}: give more images, or a smaller batch_size"
+        )
+    if score_every:
+        check_evaluation(dataset)
+    if config.compile:
+        check_compile(torch_device)
+    return dataset
+
+
 def train(
     config: Config, folder: Path | str | None = None, device: str | None = None, *, score_every: int = 0
 ) -> Run:
     """Train a configuration to its nimg, going on where an earlier call ended.
+
+    What an earlier call left incomplete is made up for first: samples and due scores of its snapshots. After
+    Ctrl-C or SIGTERM it finishes the step that it is in, saves a snapshot and stops; after a second one it
+    stops at once.
 
     Args:
         config: from `get_config`.
@@ -46,42 +95,69 @@ def train(
         The finished run.
 
     Raises:
-        UserError: no such data or device, a folder that can't be written, is damaged or of another
-            configuration, or a loss that is not a number; the message names the step, the loss and the last
-            good snapshot.
+        UserError: as of `check_training`, before anything is written; a run that is damaged, or a loss that
+            is not a number: the message names the step, the loss and the last good snapshot.
+        Stopped: after a signal.
     """
-    torch_device = pick_device(device)
-    dataset = open_dataset(config.data, config.resolution, "train")
-    run = Run(Path(folder or workspace("runs")) / run_id(config))
-    run.begin(config)
-    if score_every:
-        NETWORKS["lite0"].load()  # a missing wheel shows before any training
-    trainer = Trainer(config, torch_device)
-    clock = _Clock(trainer, _resume(run, trainer))
-    run.cut_log(trainer.nimg)
-    log = _Means()
-    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
-    with progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id) as bar:
-        while trainer.nimg < config.nimg:
-            before = trainer.nimg
-            losses = _check_finite(trainer.step(next(stream)), before // config.batch_size, run)
-            bar.update(trainer.nimg - before)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
-            log.add(losses)
-            saves = _passes(config.snapshot, before, config)
-            if saves or _passes(max(config.snapshot // LOG_LINES, 1), before, config):
-                run.add_to_log(clock.info() | log.take())
-            # Before the snapshot, from which a stop here would go on: no score is left out.
-            if score_every and _passes(score_every, before, config):
-                score = evaluate(trainer.ema, dataset)
-                run.keep_score(trainer.nimg, trainer.ema, score.values)
-            if saves:
-                _save_snapshot(run, trainer, clock)
+    dataset = check_training(config, folder, device, score_every=score_every)
+    run = _run(config, folder)
+    trainer = Trainer(config, pick_device(device))
+    with contextlib.nullcontext() if _is_complete(run, config, score_every) else hold(run.path):
+        run.begin(config)
+        means = _Means()
+        clock = _Clock(trainer, _resume(run, trainer, means))
+        _complete(run, trainer, dataset, score_every)
+        _steps(run, trainer, clock, means, dataset, score_every)
     return run
 
 
-def _resume(run: Run, trainer: Trainer) -> Info:
-    """Load the newest state into the trainer, and return what was measured until then."""
+def _run(config: Config, folder: Path | str | None) -> Run:
+    return Run(Path(folder or workspace("runs")) / run_id(config))
+
+
+def _check_space(run: Run, config: Config) -> None:
+    """Check that a snapshot fits on the disk.
+
+    Raises:
+        UserError: it does not.
+    """
+    with torch.device("meta"):
+        generator = count_parameters(build_generator(config))
+        discriminator = count_parameters(build_discriminator(config))
+    # The networks, the average twice, and two moments of Adam's for every parameter.
+    needed = 4 * (5 * generator + 3 * discriminator)
+    free = free_space(run.path)
+    if free < needed:
+        raise UserError(
+            f"{run.path}: a snapshot takes {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; make "
+            "room or train with another --out"
+        )
+
+
+def _is_complete(run: Run, config: Config, score_every: int) -> bool:
+    """Whether there is nothing left to write."""
+    return (
+        run.snapshots()[-1:] == [run.newest()]
+        and run.newest() >= config.nimg
+        and not run.without_sheet()
+        and not _unscored(run, config, score_every)
+        and [line["nimg"] for line in run.log()][-1:] == [run.newest()]
+    )
+
+
+def _unscored(run: Run, config: Config, score_every: int) -> list[int]:
+    """The nimg of the snapshots at which a score was due that is not there."""
+    scored = {line["nimg"] for line in run.scores()}
+    missing = []
+    for nimg in run.snapshots():
+        due = score_every and _passes(score_every, nimg - config.batch_size, config)
+        if due and nimg not in scored:
+            missing.append(nimg)
+    return missing
+
+
+def _resume(run: Run, trainer: Trainer, means: "_Means") -> Info:
+    """Load the newest state into the trainer and the means, and return what was measured until then."""
     restored = run.restore()
     if restored is None:
         return {"seconds": 0.0, "peak_memory_bytes": 0}
@@ -90,7 +166,59 @@ def _resume(run: Run, trainer: Trainer) -> Info:
         trainer.load_state(state, info["nimg"])
     except (KeyError, RuntimeError, ValueError):
         raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
+    means.losses = info.get("losses", {})
     return info
+
+
+def _complete(run: Run, trainer: Trainer, dataset: ImageDataset, score_every: int) -> None:
+    """Make up for what a stop left out of a run: generator, samples, scores, lines of the log."""
+    if trainer.nimg and not run.generator_path(trainer.nimg).is_file():
+        save_tensors(run.generator_path(trainer.nimg), trainer.ema.state_dict())
+    run.complete_log(trainer.nimg)
+    for nimg in run.without_sheet():
+        save_png(run.sheet_path(nimg), sample_sheet(run.generator(nimg).to(trainer.device)))
+    for nimg in _unscored(run, trainer.config, score_every):
+        generator = run.generator(nimg).to(trainer.device)
+        run.keep_score(nimg, generator, evaluate(generator, dataset).values)
+
+
+def _steps(
+    run: Run, trainer: Trainer, clock: "_Clock", means: "_Means", dataset: ImageDataset, score_every: int
+) -> None:
+    """All steps that are left, with their log, scores and snapshots.
+
+    Raises:
+        UserError: a loss that is not finite.
+        Stopped: after a signal, when the step is done and a snapshot saved.
+    """
+    config = trainer.config
+    log_every = max(config.snapshot // LOG_LINES, 1)
+    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
+    bar = progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id)
+    with bar, StopSignals() as stop:
+        while trainer.nimg < config.nimg:
+            before = trainer.nimg
+            losses = _check_finite(trainer.step(next(stream)), before // config.batch_size, run)
+            bar.update(trainer.nimg - before)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
+            means.add(losses)
+            saves = _passes(config.snapshot, before, config)
+            line = None
+            if saves or _passes(log_every, before, config):
+                line = clock.info() | means.take()
+                run.add_to_log(line)
+            # Before the snapshot, from which a stop here would go on: no score is left out.
+            if score_every and _passes(score_every, before, config):
+                score = evaluate(trainer.ema, dataset)
+                run.keep_score(trainer.nimg, trainer.ema, score.values)
+            caught = stop.caught
+            if saves:
+                _save_snapshot(run, trainer, clock, {"line": line})
+            elif caught:
+                _save_snapshot(run, trainer, clock, {"interrupted": True, "losses": means.losses})
+            if caught and trainer.nimg < config.nimg:
+                message = f"stopped and saved at nimg={trainer.nimg}; the same command goes on from there"
+                raise Stopped(message, caught)
 
 
 class _Clock:
@@ -147,7 +275,7 @@ def _check_finite(losses: Mapping[str, Tensor], step: int, run: Run) -> dict[str
     return values
 
 
-def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock) -> None:
+def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock, log: Info) -> None:
+    """Save a snapshot with what the log needs to go on as if nothing had been."""
     about = {"attention": [str(choice) for choice in choices()], "provenance": clock.provenance}
-    run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about)
-    save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", sample_sheet(trainer.ema))
+    run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about | log)
