@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from stylenat.errors import UserError
@@ -154,6 +155,25 @@ def _nearest_folder(path: Path) -> Path:
     while not _exists(path) and path != path.parent:
         path = path.parent
     return path
+
+
+@contextlib.contextmanager
+def making_folder(target: Path, around: Path | None = None) -> Iterator[Path]:
+    """A temporary folder to make a folder in, which the caller then moves to its place; it never stays.
+
+    Args:
+        target: its place, which errors of the system speak of.
+        around: folder of the temporary one; default: that of the target.
+    """
+    folder = temporary_path(around or target.parent)
+    try:
+        yield folder
+    except OSError as error:
+        if error.filename:
+            error.filename = str(error.filename).replace(str(folder), str(target))
+        raise
+    finally:
+        remove(folder)
 
 
 def check_writable(path: Path | str) -> None:

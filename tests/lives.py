@@ -1,7 +1,7 @@
 """A process that has the package loaded and forks commands: tests can start and kill hundreds of them.
 
-`Lives` is the side of the test. In the commands EfficientNet's score is replaced by a sum over the weights, which
-takes no time and differs between any two generators.
+`Lives` is the side of the test. In the commands the score is replaced by a sum over the weights, which takes
+no time and differs between any two generators.
 """
 
 import json
@@ -61,17 +61,15 @@ def until(condition, seconds=60):
 
 
 def serve():
+    from stylenat.checkpoints.run import BEST
     from stylenat.data.dataset import open_dataset
     from stylenat.evaluation.metrics import Score, ScoreValue
     from stylenat.training import loop
 
     def score(ema, dataset):
         value = sum(tensor.double().sum().item() for tensor in ema.state_dict().values())
-        return Score({loop.BEST: ScoreValue(value, 0.0, 0.0, 0.0)}, {})
+        return Score({BEST: ScoreValue(value, 0.0, 0.0, 0.0)}, {})
 
-    from stylenat.checkpoints.run import BEST
-
-    loop.BEST = BEST
     loop.evaluate = score
     loop.check_evaluation = lambda dataset: None
     open_dataset("noto-faces", 32)  # kept by the process, and so by its children

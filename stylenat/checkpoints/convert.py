@@ -17,7 +17,15 @@ from stylenat.checkpoints.tensors import Tensors, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import check_writable, expand, remove, sweep, temporary_path, write_atomically
+from stylenat.paths import (
+    check_writable,
+    expand,
+    making_folder,
+    remove,
+    sweep,
+    temporary_path,
+    write_atomically,
+)
 from stylenat.reporting.records import read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
@@ -74,15 +82,12 @@ def convert(
     facts = _facts(checkpoint, generator, networks)
     around.mkdir(parents=True, exist_ok=True)
     sweep(around)
-    folder = temporary_path(around)
-    try:
+    with making_folder(path, around) as folder:
         for name, tensors in networks.items():
             save_tensors(folder / f"{name}.safetensors", tensors)
         write_atomically(folder / "README.md", model_card(facts))
         write_atomically(folder / MODEL_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         _put_model(folder, path)
-    finally:
-        remove(folder)
     return path
 
 

@@ -1,6 +1,7 @@
 """What a run leaves on disk: safetensors for tensors, JSON for the rest; nothing is executed on loading."""
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -22,10 +23,10 @@ from stylenat.paths import (
     check_writable,
     find_path,
     is_alive,
+    making_folder,
     remove,
     remove_folder,
     sweep,
-    temporary_path,
     workspace,
     write_atomically,
 )
@@ -202,8 +203,7 @@ class Run:
         save_tensors(self.generator_path(nimg), ema.state_dict())
         save_png(self.sheet_path(nimg), sample_sheet(ema))
         final = self.path / "state" / f"{nimg:09d}"
-        partial = temporary_path(final.parent)
-        try:
+        with making_folder(final) as partial:
             for name, tensors in state.items():
                 save_tensors(partial / f"{name}.safetensors", tensors)
             known = {**info, "config_sha256": _sha256(_config_text(self.config))}
@@ -211,9 +211,6 @@ class Run:
             if final.is_dir():
                 remove_folder(final)
             partial.rename(final)
-        except BaseException:
-            remove(partial)
-            raise
         self._remove_old_states()
 
     def _remove_old_states(self) -> None:
@@ -295,10 +292,10 @@ class Run:
         old = self.path / LOG_OF_VERSION_0_1
         return self._lines(old.name if old.is_file() else LOG)
 
-    def complete_log(self, nimg: int) -> None:
+    def complete_logs(self, nimg: int) -> None:
         """Make the log that of a run which was trained up to `nimg`, its newest training state.
 
-        The lines after it go, which will be trained again, and so does a line that a stop cut off; that of
+        The lines after it go, which will be trained again, and so do lines that a stop cut off; that of
         the state itself is known to it.
 
         Raises:
@@ -309,9 +306,16 @@ class Run:
         if last and (not kept or kept[-1]["nimg"] < nimg):
             kept.append(last)
         self._check_log(kept)
-        if _json_lines(kept) != _text(self.path / LOG):
-            write_atomically(self.path / LOG, _json_lines(kept))
+        self._write_lines(LOG, kept)
+        self._write_lines(SCORES, self.scores())
         (self.path / LOG_OF_VERSION_0_1).unlink(missing_ok=True)
+
+    def has_whole_logs(self) -> bool:
+        """Whether log and scores end with a whole line, the log with that of the newest training state."""
+        for name in (LOG, SCORES):
+            if not (_text(self.path / name) or "\n").endswith("\n"):
+                return False
+        return [line["nimg"] for line in self.log()][-1:] == [self.newest()]
 
     def _check_log(self, lines: list[Line]) -> None:
         known = {line["nimg"] for line in lines}
@@ -353,7 +357,7 @@ class Run:
             return
         lines: list[Line] = [line for line in self.scores() if line["nimg"] != nimg]
         lines.append({"nimg": nimg, **values_to_dict(values)})
-        write_atomically(self.path / SCORES, _json_lines(sorted(lines, key=lambda line: line["nimg"])))
+        self._write_lines(SCORES, sorted(lines, key=lambda line: line["nimg"]))
 
     def _lines(self, name: str) -> list[Line]:
         """The lines of a file, without one that is being written or that a stop cut off.
@@ -370,13 +374,14 @@ class Run:
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
 
+    def _write_lines(self, name: str, lines: list[Line]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        if text != _text(self.path / name):
+            write_atomically(self.path / name, text)
+
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _json_lines(lines: list[Line]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _is_json(text: str) -> bool:
@@ -403,11 +408,12 @@ def _sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _is_image(path: Path) -> bool:
     """Whether a file is a whole PNG; its checksums say so."""
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             image.verify()
     except Exception:  # Pillow raises several kinds
         return False
-    return True
+    return content.endswith(b"IEND\xaeB`\x82")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

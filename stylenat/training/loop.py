@@ -141,7 +141,7 @@ def _is_complete(run: Run, config: Config, score_every: int) -> bool:
         and run.newest() >= config.nimg
         and not run.without_sheet()
         and not _unscored(run, config, score_every)
-        and [line["nimg"] for line in run.log()][-1:] == [run.newest()]
+        and run.has_whole_logs()
     )
 
 
@@ -174,7 +174,7 @@ def _complete(run: Run, trainer: Trainer, dataset: ImageDataset, score_every: in
     """Make up for what a stop left out of a run: generator, samples, scores, lines of the log."""
     if trainer.nimg and not run.generator_path(trainer.nimg).is_file():
         save_tensors(run.generator_path(trainer.nimg), trainer.ema.state_dict())
-    run.complete_log(trainer.nimg)
+    run.complete_logs(trainer.nimg)
     for nimg in run.without_sheet():
         save_png(run.sheet_path(nimg), sample_sheet(run.generator(nimg).to(trainer.device)))
     for nimg in _unscored(run, trainer.config, score_every):
