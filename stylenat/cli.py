@@ -5,7 +5,6 @@ load, and `--help` should answer at once.
 """
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import json
@@ -311,7 +310,7 @@ def throughput_command(
     device: str | None,
 ) -> None:
     """Time a preset's generator, next to this machine's matmul time."""
-    from stylenat.benchmark.throughput import PROTOCOLS, describe, measure, table, to_csv
+    from stylenat.benchmark.throughput import describe, get_protocol, measure, table, to_csv
     from stylenat.models.build import build_generator
 
     changes: dict[str, Any] = {}
@@ -321,7 +320,7 @@ def throughput_command(
         changes["rounds"] = rounds
     if dtype is not None:
         changes["dtype"] = dtype
-    protocol = dataclasses.replace(PROTOCOLS[protocol_name], **changes)
+    protocol = get_protocol(protocol_name, **changes)
     if csv_path:
         check_writable(expand(csv_path))
     rows = measure(build_generator(preset), protocol, preset, device)

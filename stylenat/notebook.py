@@ -8,8 +8,14 @@ from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
+from stylenat.attention.reference import check_query
+from stylenat.checkpoints.lock import check_free
 from stylenat.errors import UserError, unknown
 from stylenat.figures.style import to_png
+from stylenat.models.base import Generator
+from stylenat.paths import check_writable, expand
+from stylenat.sampling.folder import sample_paths
+from stylenat.sampling.sample import check_seeds
 
 INJECTED = "# Parameters"  # papermill's first line
 
@@ -58,6 +64,45 @@ def check_parameters() -> None:
         if name not in declared:
             raise unknown("parameter", name, declared)
         _check_type(name, value, declared[name].annotation)
+
+
+def check_sampling(
+    generator: Generator,
+    seeds: Sequence[int],
+    *,
+    mix_level: int,
+    level: int,
+    queries: Sequence[Sequence[int]],
+    frames: int,
+    out: str,
+) -> None:
+    """Check what the notebook of samples needs after its first image.
+
+    Args:
+        generator: whose images it shows.
+        seeds: four or more.
+        mix_level: level from which on fine styles hold.
+        level: whose attention is shown.
+        queries: [row, column] on the level's grid.
+        frames: steps from one seed to the next, one or more.
+        out: folder for the images; empty: none.
+
+    Raises:
+        UserError: one of them is out of its range, or the folder can't be written or holds other samples.
+    """
+    if len(check_seeds(seeds)) < 4:
+        raise UserError(f"seeds={seeds!r}: give four or more")
+    generator.level_index(mix_level)
+    generator.attention(level, 0)
+    for query in queries:
+        if len(query) != 2:
+            raise UserError(f"queries={queries!r}: give [row, column] each")
+        check_query((query[0], query[1]), level, level)
+    if frames < 1:
+        raise UserError(f"frames={frames}: give one or more")
+    if out:
+        check_free(expand(out))
+        check_writable(sample_paths(out, seeds)[0])
 
 
 def _parse(source: str) -> list[ast.stmt]:

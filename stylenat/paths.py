@@ -188,6 +188,8 @@ def check_writable(path: Path | str) -> None:
     target = Path(path)
     trial = temporary_path(_nearest_folder(target.parent))
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            target.stat()  # refuses names that no system holds
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         _write(trial, b"")

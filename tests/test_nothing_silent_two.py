@@ -30,7 +30,7 @@ from stylenat.presets import get_config, run_id
 from stylenat.reporting.records import write_record
 from stylenat.training.loop import train
 
-HOLDER = """
+HOLDER = r"""
 import os, sys, time
 from pathlib import Path
 from stylenat.checkpoints.lock import hold

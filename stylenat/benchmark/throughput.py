@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -23,7 +23,7 @@ from stylenat.benchmark.matmul import (
     timed,
 )
 from stylenat.device import check_bfloat16, keep_freed_memory, peak_memory, pick_device
-from stylenat.errors import UserError
+from stylenat.errors import UserError, unknown
 from stylenat.models.base import Generator
 from stylenat.progress import progress
 from stylenat.provenance import describe_device
@@ -66,6 +66,17 @@ PROTOCOLS = {
     "paper": Protocol("paper", (1,), rounds=500, warmup=10, tf32=True),
     "ours": Protocol("ours", (1, 2, 4), rounds=7, warmup=2, tf32=False),
 }
+
+
+def get_protocol(name: str, **changes: Any) -> Protocol:
+    """The protocol of a name with fields replaced.
+
+    Raises:
+        UserError: there is none, or a value is out of its range.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return replace(PROTOCOLS[name], **changes)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from stylenat.checkpoints.load import load_generator
 from stylenat.data.dataset import open_dataset
 from stylenat.data.sources import BUNDLED
+from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
+    LOSSES,
     ablation_comparison,
     bubble_chart,
     receptive_fields,
@@ -66,9 +68,23 @@ def _run_figures(record: RunRecord) -> dict[str, Figure]:
     figures = {}
     log = record.folder() / "log.csv"
     if log.is_file():
-        figures[f"curves-{record.run_id}"] = training_curves(pd.read_csv(log), record.history)
+        figures[f"curves-{record.run_id}"] = training_curves(_read_log(log), record.history)
     samples = recorded_samples(record)
     if samples is not None:
         sheet = torch.tensor(samples).permute(2, 0, 1)[None]  # (1, 3, H, W)
         figures[f"samples-{record.run_id}"] = sample_grid(sheet, columns=1)
     return figures
+
+
+def _read_log(path: Path) -> pd.DataFrame:
+    """A recorded training log.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        log = pd.read_csv(path)
+        log[["nimg", *LOSSES]].astype(float)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from git or score the run again") from None
+    return log

@@ -185,9 +185,18 @@ def _draw_field(axes: Axes, index: np.ndarray, query: tuple[int, int], partition
 
 
 def recorded_samples(record: RunRecord) -> np.ndarray | None:
-    """The run's committed samples as `(H, W, 3)` uint8, or None where it has none."""
+    """The run's committed samples as `(H, W, 3)` uint8, or None where it has none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = record.folder() / "samples.png"
-    return np.asarray(Image.open(path).convert("RGB")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+        raise UserError(f"{path} is damaged ({error}): restore it from git or score the run again") from None
 
 
 def ablation_comparison(records: Sequence[RunRecord]) -> Figure:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from helpers import ROOT, make_record, refusal
 
+from stylenat.errors import UserError
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import ScoreKey
 from stylenat.reporting.records import RunRecord, load_records, read_record, write_record
+from stylenat.reporting.tables import build_tables
 
 FD_TRAIN = ScoreKey("fd-lite0", "fd", "train")
 OLD = ROOT / "tests" / "reporting" / "record_of_version_0_1.json"
@@ -107,3 +109,68 @@ def test_copies_are_called_suspicious_beyond_two_deviations():
     usual = CopyShare(share=0.081, expected=0.045, error=0.0214)
     assert "8.1% of samples" in str(usual) and "No sign of copies" in str(usual)
     assert "look for copies" in str(replace(usual, share=0.2))
+
+
+# --- broken in any way
+
+
+def places(entries, above=()):
+    """The way to every entry of nested dicts and lists."""
+    items = entries.items() if isinstance(entries, dict) else enumerate(entries)
+    for name, part in items:
+        yield (*above, name)
+        if isinstance(part, dict | list):
+            yield from places(part, (*above, name))
+
+
+def broken(entries, place, value):
+    """A copy with another value at a place; None: without the entry."""
+    copy = json.loads(json.dumps(entries))
+    *above, name = place
+    part = copy
+    for step in above:
+        part = part[step]
+    if value is None:
+        del part[name]
+    else:
+        part[name] = value
+    return copy
+
+
+RECORD = ROOT / "results" / "runs" / "noto-32" / "result.json"
+
+
+@pytest.mark.parametrize("value", [None, "text", [], {}, True, [{}], -1])
+def test_a_record_that_is_broken_anywhere_is_named_or_read(empty_workspace, value):
+    """Of each kind of entry one place: no other error than the one line that names the file."""
+    entries = json.loads(RECORD.read_text())
+    entries["history"] = entries["history"][:1]
+    entries["attention"] = entries.get("attention", ["x"])[:1]
+    path = empty_workspace / "results" / "runs" / "noto-32" / "result.json"
+    path.parent.mkdir(parents=True)
+    refusals = 0
+    for place in places(entries):
+        path.write_text(json.dumps(broken(entries, place, value)))
+        try:
+            build_tables()
+        except UserError as error:
+            assert str(error).startswith("results/runs/noto-32/result.json"), (place, error)
+            refusals += 1
+    assert refusals > 10
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"1", b'{"run_id": "noto-32"}', b"null"])
+def test_a_file_that_is_no_record_is_named(empty_workspace, content):
+    path = empty_workspace / "results" / "runs" / "noto-32" / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert refusal(build_tables).startswith("results/runs/noto-32/result.json")
+
+
+def test_a_record_that_is_cut_short_is_named(empty_workspace):
+    content = RECORD.read_bytes()
+    path = empty_workspace / "results" / "runs" / "noto-32" / "result.json"
+    path.parent.mkdir(parents=True)
+    for length in range(0, len(content) - 2, len(content) // 50):
+        path.write_bytes(content[:length])
+        assert refusal(build_tables).startswith("results/runs/noto-32/result.json")

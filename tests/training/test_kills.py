@@ -150,7 +150,7 @@ def test_a_few_kills_leave_no_trace(lives, tmp_path):
 
 @pytest.mark.slow
 def test_many_kills_leave_no_trace(lives, tmp_path, capsys):
-    killed, rounds, hit = kill_often(lives, tmp_path, 100, nimg=640)
+    killed, rounds, hit = kill_often(lives, tmp_path, 80, nimg=640)
     with capsys.disabled():
         print(f"\n{killed} kills in {rounds} runs, all files as unbroken; of the kills hit: {dict(hit)}")
     assert killed >= 60 and sum(hit.values()) >= 20
