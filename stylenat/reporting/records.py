@@ -12,6 +12,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
 from stylenat.paths import workspace, write_atomically
+from stylenat.reporting.typed import check_type
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class RunRecord:
         Raises:
             UserError: an entry or a score of an unknown name.
             KeyError: a required entry is missing.
+            TypeError: an entry of another type.
+            AttributeError: the same.
         """
         modern = _modernize(entries)
         unknown_names = modern.keys() - {entry.name for entry in fields(cls)}
@@ -171,7 +174,13 @@ class RunRecord:
             typed["memorization"] = CopyShare(**modern["memorization"])
         if "attention" in modern:
             typed["attention"] = tuple(modern["attention"])
-        return cls(**modern | typed)
+        record = cls(**modern | typed)
+        check_type(record, cls, "record")
+        for name in ("variant", "partitions"):  # of the configuration, which tables show
+            check_type(record.config.get(name, ""), str, f"config.{name}")
+        if record.score:
+            _check_protocol(record.score.protocol)
+        return record
 
 
 # What every record holds; the rest has a default.
@@ -187,6 +196,23 @@ REQUIRED = (
     "score",
     "parameters",
 )
+
+
+def _check_protocol(protocol: dict[str, Any]) -> None:
+    """Check what tables show of a score's protocol.
+
+    Raises:
+        KeyError: an entry is missing.
+        TypeError: an entry of another type.
+    """
+    check_type(protocol["metrics"], dict[str, dict], "protocol.metrics")
+    for name, own in protocol["metrics"].items():
+        for entry in ("note", "network", "generated"):
+            check_type(own[entry], str, f"{name}.{entry}")
+        check_type(own["references"], dict[str, dict], f"{name}.references")
+        for split, reference in own["references"].items():
+            check_type(reference["n_real"], int | None, f"{name}.references.{split}.n_real")
+            check_type(reference["n_fake"], int, f"{name}.references.{split}.n_fake")
 
 
 def _is_empty(value: object) -> bool:
