@@ -10,10 +10,17 @@ from matplotlib.figure import Figure
 
 from stylenat.attention.reference import check_query
 from stylenat.checkpoints.lock import check_free
+from stylenat.checkpoints.run import Run
+from stylenat.checkpoints.samples import open_images
+from stylenat.data.dataset import ImageDataset, open_dataset
+from stylenat.device import pick_device
 from stylenat.errors import UserError, unknown
+from stylenat.evaluation.evaluate import check_evaluation, open_reference
+from stylenat.evaluation.reference import Statistics
 from stylenat.figures.style import to_png
 from stylenat.models.base import Generator
 from stylenat.paths import check_writable, expand
+from stylenat.presets import get_config
 from stylenat.sampling.folder import sample_paths
 from stylenat.sampling.sample import check_seeds
 
@@ -64,6 +71,36 @@ def check_parameters() -> None:
         if name not in declared:
             raise unknown("parameter", name, declared)
         _check_type(name, value, declared[name].annotation)
+
+
+def open_scored(
+    source: str, data: str, metric: str
+) -> tuple[Generator | ImageDataset | None, ImageDataset | Statistics]:
+    """Open what the notebook of scores compares, and check that it can be.
+
+    Args:
+        source: a run; with `data` also a checkpoint, or a folder or zip of samples.
+        data: the real images, or statistics of them; empty: those that the run was trained on.
+        metric: names with commas between.
+
+    Returns:
+        What is scored, None where it is a run's; and what it is compared with.
+
+    Raises:
+        UserError: as of `evaluate`, or images too few to look for copies among them.
+    """
+    scored = None
+    reference: ImageDataset | Statistics
+    if data:
+        scored = open_images(source, pick_device())
+        reference = open_reference(data, scored.resolution)
+    else:
+        config = get_config("smoke") if source == "smoke" else Run.open(source).config
+        reference = open_dataset(config.data, config.resolution)
+    check_evaluation(reference, metric)
+    if isinstance(reference, ImageDataset):
+        check_evaluation(reference)  # looking for copies takes the same images
+    return scored, reference
 
 
 def check_sampling(

@@ -1,6 +1,5 @@
 """The command line: what goes wrong is one line and exit code 2, what goes well leaves what it should."""
 
-import errno
 import json
 import os
 import re
@@ -526,19 +525,6 @@ def test_a_damaged_state_can_be_deleted(capsys, training, run, tmp_path):
     shutil.rmtree(copy / "state" / "000000016")
     output_of(capsys, *training(tmp_path))
     assert last_state(copy) == last_state(run)
-
-
-def test_a_full_disk_while_training(capsys, tmp_path, monkeypatch):
-    def write(path, data, real=Path.write_bytes):
-        if path.name.startswith(".000000008"):
-            real(path, data[:10])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(path, data)
-
-    monkeypatch.setattr(Path, "write_bytes", write)
-    message = refused(capsys, *command(tmp_path))
-    assert "generators/000000008.safetensors: No space left on device; fix that" in message
-    assert not list(tmp_path.rglob(".*")), "what was half written is removed"
 
 
 def test_results_that_can_not_be_written(capsys, run, room):

@@ -22,7 +22,7 @@ from stylenat.experiments.ablation import check_ablation, run_ablation
 from stylenat.experiments.record import score_run
 from stylenat.features.networks import NETWORKS
 from stylenat.models.build import build_generator
-from stylenat.notebook import check_sampling
+from stylenat.notebook import check_sampling, open_scored
 from stylenat.paths import check_writable
 from stylenat.presets import get_config
 from stylenat.reporting.records import write_record
@@ -353,7 +353,7 @@ def test_a_place_is_checked_without_a_trace(tmp_path):
 
 CHECKS = {
     "train": "check_training(",
-    "evaluate": "check_evaluation(",
+    "evaluate": "open_scored(",
     "ablation": "check_ablation(",
     "sample": "check_sampling(",
     "throughput": "pick_device(",
@@ -391,6 +391,20 @@ def test_parameters_of_the_sample_notebook(tmp_path, changes, message, no_images
         given["out"] = str(tmp_path / "file" / "x")
     assert message in refusal(check_sampling, generator, **given)
     check_sampling(generator, [0, 1, 2, 3], **SHOWN)
+
+
+def test_what_the_notebook_of_scores_compares(tmp_path, few, trained, no_images):
+    scored, reference = open_scored(str(few), "noto-faces", "fd-lite0")
+    assert (len(scored), len(reference)) == (60, 987)
+    scored, reference = open_scored(str(trained.path), "", "fd-lite0")
+    assert scored is None and reference.name == "noto-faces"
+    assert open_scored("smoke", "", "fd-lite0")[1].name == "noto-faces"
+    for arguments, message in (
+        (("smoke", "", "fidd"), "unknown metric 'fidd'"),
+        ((str(few), str(few), "fd-lite0"), "a score needs at least 20 on each side"),
+        (("gone", "", "fd-lite0"), "run 'gone' not found"),
+    ):
+        assert message in refusal(open_scored, *arguments)
 
 
 def test_a_protocol_that_is_not_there():
