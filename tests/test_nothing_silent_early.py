@@ -19,10 +19,10 @@ from stylenat.device import check_bfloat16, check_compile
 from stylenat.evaluation.evaluate import check_evaluation, evaluate, nearest_training_images, open_reference
 from stylenat.evaluation.metrics import Score, ScoreValue
 from stylenat.experiments.ablation import check_ablation, run_ablation
+from stylenat.experiments.prepare import check_sampling, open_scored
 from stylenat.experiments.record import score_run
 from stylenat.features.networks import NETWORKS
 from stylenat.models.build import build_generator
-from stylenat.notebook import check_sampling, open_scored
 from stylenat.paths import check_writable
 from stylenat.presets import get_config
 from stylenat.reporting.records import write_record
