@@ -18,22 +18,27 @@ from stylenat.figures.results import (
     training_curves,
 )
 from stylenat.figures.samples import neighbors_figure, sample_grid, truncation_sweep
+from stylenat.figures.study import human_study
 from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.presets import get_config
+from stylenat.reporting.paper import published_numbers
 from stylenat.reporting.records import RunRecord, load_records
+from stylenat.reporting.study import differences, published_groups
 
 
 def build_figures() -> list[Path]:
     """Write every figure, and return their paths.
 
     Raises:
-        UserError: a broken record, or a damaged bundled model.
+        UserError: a broken record, a damaged bundled model, or a paper.csv that lacks a number.
     """
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
+    groups = published_groups(published_numbers())
     paths = [
         save(bubble_chart(), "bubble_chart"),
+        save(human_study(groups, differences(groups)), "human_study"),
         save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
     ]
     model = workspace("results", "runs", "noto-32-long", "model")

@@ -18,8 +18,9 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.figures.attention import head_parts
 from stylenat.figures.style import COLORS, GRAY, WIDTH, plain_axes
+from stylenat.reporting.paper import published
 from stylenat.reporting.records import HistoryEntry, RunRecord
-from stylenat.reporting.tables import published, shown_keys
+from stylenat.reporting.tables import shown_keys
 
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
