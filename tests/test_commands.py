@@ -40,6 +40,7 @@ KEYS = {
     "threads", "platform", "commit", "dirty", "versions", "dataset", "score", "parameters", "history",
 }  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+CLAIMS = "<!-- claims:begin -->\n<!-- claims:end -->"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -369,7 +370,7 @@ def room(tmp_path, monkeypatch):
     room = tmp_path / "room"
     (room / "results").mkdir(parents=True)
     shutil.copy(ROOT / "results" / "paper.csv", room / "results")
-    (room / "README.md").write_text(f"# Results\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    (room / "README.md").write_text(f"# Results\n\n{CLAIMS}\n\n{BEGIN}\n{END}\n\nThe end.\n")
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(room))
     return room
 

@@ -80,7 +80,7 @@ def published_groups(numbers: PublishedNumbers) -> list[Group]:
     """The study's groups as paper.csv has them, the highest error rate first.
 
     Raises:
-        UserError: a model's people or StyleNAT are missing.
+        UserError: a model's people, StyleNAT or every other model are missing.
     """
     groups = []
     for key, rate in numbers.items():
@@ -91,8 +91,10 @@ def published_groups(numbers: PublishedNumbers) -> list[Group]:
 
 
 def _sorted_groups(groups: Sequence[Group]) -> list[Group]:
-    if OURS not in {group.model for group in groups}:
-        raise UserError(f"the study has no people who saw {OURS}: there is nothing to compare with")
+    models = {group.model for group in groups}
+    if OURS not in models or len(models) == 1:
+        missing = OURS if OURS not in models else "another model"
+        raise UserError(f"the study has no people who saw {missing}: there is nothing to compare")
     return sorted(groups, key=lambda group: -group.mean)
 
 
@@ -151,7 +153,7 @@ def groups_of(answers: Mapping[str, Rates]) -> list[Group]:
     """The groups of a study's answers, the highest error rate first.
 
     Raises:
-        UserError: nobody saw StyleNAT.
+        UserError: nobody saw StyleNAT, or nobody another model.
     """
     groups = []
     for model, rates in answers.items():
@@ -171,7 +173,7 @@ def resampled_differences(answers: Mapping[str, Rates], seed: int = 0) -> list[D
         seed: of the draws.
 
     Raises:
-        UserError: nobody saw StyleNAT.
+        UserError: nobody saw StyleNAT, or nobody another model.
     """
     found = []
     for group in groups_of(answers):
@@ -270,9 +272,9 @@ def _holds_zero(one: Difference) -> bool:
 
 def _sentence_on_baselines(found: Sequence[Difference]) -> str:
     shown = [one for one in found if one.model in BASELINES]
-    names = _listed([one.model for one in shown])
     if not shown:
         return f"People did not see the paper's baselines, {_listed(BASELINES)}."
+    names = _listed([one.model for one in shown])
     if all(one.low > 0 for one in shown):
         return f"To people {OURS}'s images look more real than those of the paper's baselines {names}."
     return f"That {OURS}'s images look more real than those of {names} does not follow from this study."
