@@ -173,6 +173,8 @@ def test_counts_of_the_published_networks_decide(numbers, monkeypatch):
     assert check(claim, table).verdict is Verdict.MEASURED
     monkeypatch.setattr(claims, "counted_parameters", {"ffhq-256": 1, "styleswin-256": 2}.get)
     assert check(claim, table).verdict is Verdict.CONTRADICTED
+    table[Key("X", "claim")] = replace(number, text="50")  # as counted, but not as published
+    assert check(claim, table).verdict is Verdict.CONTRADICTED
 
 
 def test_every_setting_is_of_parameters():
