@@ -416,7 +416,13 @@ def test_evaluate_tables_figures(capsys, run, room):
     readme = (room / "README.md").read_text()
     assert run.name in readme and readme.endswith(f"{END}\n\nThe end.\n")
     named = output_of(capsys, "figures").split()
-    expected = ("bubble_chart", "receptive_fields", f"curves-{run.name}", f"samples-{run.name}")
+    expected = (
+        "bubble_chart",
+        "human_study",
+        "receptive_fields",
+        f"curves-{run.name}",
+        f"samples-{run.name}",
+    )
     assert named == [f"figures/{name}.png" for name in expected]
     before = content(room)
     assert {Path(name) for name in named} <= before.keys()
