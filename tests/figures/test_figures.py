@@ -156,7 +156,8 @@ def test_the_bundled_model_adds_its_figures(empty_workspace, monkeypatch):
     assert "truncation.png" not in {path.name for path in build.build_figures()}
     model.mkdir(parents=True)
     assert {path.name for path in build.build_figures()} == {
-        "bubble_chart.png", "receptive_fields.png", "neighbors.png", "truncation.png", "attention_maps.png",
+        "avatars.png", "bubble_chart.png", "receptive_fields.png", "neighbors.png", "truncation.png",
+        "attention_maps.png",
     }  # fmt: skip
 
 
@@ -166,7 +167,9 @@ def small_generator():
 
 
 def test_all_figures_come_from_results_alone(empty_workspace):
-    assert {path.name for path in build.build_figures()} == {"bubble_chart.png", "receptive_fields.png"}
+    assert {path.name for path in build.build_figures()} == {
+        "avatars.png", "bubble_chart.png", "receptive_fields.png",
+    }  # fmt: skip
     log, history = make_curves()
     path = write_record(make_record(history=tuple(history)))
     log.to_csv(path.with_name("log.csv"), index=False)
@@ -176,6 +179,7 @@ def test_all_figures_come_from_results_alone(empty_workspace):
     first = {path.name: path.read_bytes() for path in build.build_figures()}
     assert sorted(first) == [
         "ablation.png",
+        "avatars.png",
         "bubble_chart.png",
         "curves-noto-32.png",
         "receptive_fields.png",
