@@ -30,7 +30,6 @@ def _accuracy(found: dict[str, Any]) -> str:
     rows = []
     for name in FACTORS:
         rows.append([name, *(f"{row['accuracy'][name]:.1%}" for row in found["rows"])])
-    rows.append(["milliseconds an image", *(f"{row['ms']:.0f}" for row in found["rows"])])
     head = ["read right", *(f"{row['resolution']} px, {row['images']}" for row in found["rows"])]
     where = f"{found['count']:,} held-out images, measured at {Stamp(**found['stamp'])}."
     return f"{where}\n\n{table(head, rows)}"
