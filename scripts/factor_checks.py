@@ -1,7 +1,7 @@
 """Measure how well factors are read off avatars, and write results/factors.json and docs/data.md.
 
-`python scripts/factor_checks.py`: 1,000 held-out images at 32 and 64 pixels, as they are and made worse. A few
-minutes on a CPU.
+`python scripts/factor_checks.py`: 1,000 held-out images at 32 and 64 pixels, as they are and made worse
+(a few minutes on a CPU).
 """
 
 import dataclasses

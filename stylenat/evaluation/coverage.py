@@ -7,6 +7,7 @@ changes one factor at a time for as long as that helps.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -87,10 +88,16 @@ def read_factors(images: Tensor) -> Reading:
 
 def _nearest_training_factors(images: Tensor) -> np.ndarray:
     """Factors of the training images that are nearest in small, uint8 `(N, 11)`."""
-    train = open_dataset(AVATARS, min(RESOLUTIONS), "train")
-    references = _in_small(train.stack())
+    factors, references = _training_set()
     nearest = [torch.cdist(batch, references).argmin(1) for batch in _in_small(images).split(TOGETHER)]
-    return factors_of(train.names)[torch.cat(nearest).numpy()]
+    return factors[torch.cat(nearest).numpy()]
+
+
+@cache
+def _training_set() -> tuple[np.ndarray, Tensor]:
+    """Factors of all training images, and the images in small; 15 MB."""
+    train = open_dataset(AVATARS, min(RESOLUTIONS), "train")
+    return factors_of(train.names), _in_small(train.stack())
 
 
 def _in_small(images: Tensor) -> Tensor:
