@@ -267,7 +267,7 @@ def data_commands() -> None:
 
 
 @data_commands.command("check")
-@click.argument("path", help="A folder, a zip, or noto-faces.")
+@click.argument("path", help="A folder, a zip, or a built-in set such as noto-faces.")
 @click.option("--resolution", type=int, help="Check that every image is this many pixels wide and high.")
 def check_command(path: str, resolution: int | None) -> None:
     """Report what is in a folder or zip of images."""

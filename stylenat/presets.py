@@ -55,13 +55,16 @@ def _published(
     )
 
 
-def _noto(
+def _small(
     preset: str,
     widths: tuple[int, ...],
     discriminator_widths: tuple[int, ...],
     nimg: int,
     snapshot: int,
     cost: str,
+    *,
+    data: str = "noto-faces",
+    min_heads: int = 2,
 ) -> Config:
     """Small networks for a CPU: kernel 3, one half of the heads local, the other at dilation R/4.
 
@@ -76,16 +79,16 @@ def _noto(
     dilations = [(1, side // 4) for side in sides[1:]]
     return Config(
         preset=preset,
-        data="noto-faces",
+        data=data,
         resolution=sides[-1],
         widths=widths,
         discriminator_widths=discriminator_widths,
-        partitions=pyramid_levels(head_counts(widths, 16, 2), dilations, kernel_size=3),
+        partitions=pyramid_levels(head_counts(widths, 16, min_heads), dilations, kernel_size=3),
         nimg=nimg,
         snapshot=snapshot,
         batch_size=16,
         head_dim=16,
-        min_heads=2,
+        min_heads=min_heads,
         latent_dim=128,
         mapping_depth=2,
         generator_lr=1e-3,
@@ -112,10 +115,15 @@ def _church_levels(heads: Sequence[int]) -> Levels:
 
 # fmt: off
 PRESETS = {config.preset: config for config in (
-    _noto("smoke",        (32, 32, 16, 16),     (32, 32, 16),      320,     160,    "10 s, 2 cores"),
-    _noto("noto-32",      (64, 64, 32, 16),     (128, 96, 48),     57_600,  7_200,  "20 min, 2 cores, 1 GB"),
-    _noto("noto-32-long", (64, 64, 32, 16),     (128, 96, 48),     160_000, 16_000, "1 h, 2 cores, 1 GB"),
-    _noto("noto-64",      (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h, 2 cores, 2 GB"),
+    _small("smoke",        (32, 32, 16, 16),     (32, 32, 16),      320,     160,    "10 s, 2 cores"),
+    _small("noto-32",      (64, 64, 32, 16),     (128, 96, 48),     57_600,  7_200,  "20 min, 2 cores, 1 GB"),
+    _small("noto-32-long", (64, 64, 32, 16),     (128, 96, 48),     160_000, 16_000, "1 h, 2 cores, 1 GB"),
+    _small("noto-64",      (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h, 2 cores, 2 GB"),
+    # Four heads at every level, so that there is room for a pyramid of partitions.
+    _small("avatars-32",   (64, 64, 32, 16),     (128, 96, 48),     57_600,  7_200,  "20 min, 2 cores, 1 GB",
+           data="avatars", min_heads=4),
+    _small("avatars-64",   (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h, 2 cores, 2 GB",
+           data="avatars", min_heads=4),
     _published("ffhq-256",   256,  "2 weeks on 8 A100, as published"),
     _published("ffhq-1024",  1024, "not published; weeks on 8 A100, and our guess of a schedule"),
     _published("church-256", 256,  "lost by the authors; a proposal", min_heads=8, rule=_church_levels),

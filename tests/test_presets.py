@@ -123,6 +123,8 @@ RUN_IDS = [  # with seed 3, so that they hold a hash
     "noto-32-ead01a",
     "noto-32-long-4abd7a",
     "noto-64-da43f8",
+    "avatars-32-5127b4",
+    "avatars-64-5b311f",
     "ffhq-256-be160d",
     "ffhq-1024-3424c6",
     "church-256-42343d",
@@ -164,6 +166,13 @@ def test_a_configuration_is_stored_as_before():
 
 
 # Partitions
+
+
+@pytest.mark.parametrize(("preset", "sides"), [("avatars-32", 4), ("avatars-64", 5)])
+def test_avatars_have_room_for_a_pyramid_at_kernel_3(preset, sides):
+    config = get_config(preset)
+    assert config.data == "avatars" and config.level_heads == (4,) * sides
+    assert {part.kernel_size for level in config.partitions[1:] for part in level} == {3}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

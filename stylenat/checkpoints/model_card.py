@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from stylenat.attention.partitions import Full, parse_partitions, resolutions
-from stylenat.data.sources import BUNDLED
+from stylenat.data.catalog import NAMED
 from stylenat.evaluation.metrics import Score
 from stylenat.reporting.markdown import table
 
@@ -23,7 +23,7 @@ def model_card(facts: dict[str, Any]) -> str:
     return f"""---
 library_name: stylenat
 pipeline_tag: unconditional-image-generation
-license: {"mit" if config.get("data") == BUNDLED else "other"}
+license: {"mit" if config.get("data") in NAMED else "other"}
 ---
 
 # {facts.get("generator", "StyleNAT")} generator, {size} × {size}
@@ -115,6 +115,7 @@ def _score(entry: dict[str, Any] | None) -> str:
 
 
 def _license(config: dict[str, Any]) -> str:
-    if config.get("data") == BUNDLED:
-        return "Weights: MIT, as the code. Trained on Noto emoji (Apache-2.0)."
+    named = NAMED.get(config.get("data", ""))
+    if named:
+        return f"Weights: MIT, as the code. Trained on {named.art}."
     return "The file names none: the terms of whoever trained these weights hold, and those of the data."

@@ -2,29 +2,29 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.data.sources import Source, open_source, with_progress
+from stylenat.data.catalog import open_source
+from stylenat.data.sources import HOLD_OUT_EVERY, Source
 from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
-HOLD_OUT_EVERY = 5  # positions 4, 9, 14, … in name order are held out
 DECODED_AT_ONCE = 2**28  # bytes; up to this size a set is decoded when opened, beyond it image by image
 
 
-def split_positions(count: int, split: str) -> Sequence[int]:
-    """Which of `count` images in name order a split holds."""
-    held_out = range(count)[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+def split_positions(files: Source, split: str) -> Sequence[int]:
+    """Which of a set's images, in name order, a split holds."""
+    positions = range(len(files.names))
     if split == "heldout":
-        return held_out
+        return files.held_out
     if split == "train":
-        return [position for position in range(count) if position not in held_out]
-    return range(count)
+        held_out = set(files.held_out)
+        return [position for position in positions if position not in held_out]
+    return positions
 
 
 class ImageDataset:
@@ -50,7 +50,7 @@ class ImageDataset:
     def __init__(self, files: Source, resolution: int, split: str, decoded: Tensor | None = None) -> None:
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-        kept = split_positions(len(files.names), split)
+        kept = split_positions(files, split)
         if not kept:
             raise UserError(
                 f"{files.source} has {len(files.names)} images and split 'heldout' takes every fifth: it "
@@ -98,9 +98,8 @@ class ImageDataset:
         chosen = range(len(self)) if indices is None else indices
         if self._decoded is not None:
             return self._decoded[self._positions[np.asarray(chosen)]]
-        with ThreadPoolExecutor() as pool:
-            images = pool.map(self.__getitem__, chosen)
-            return torch.stack(list(with_progress(images, "decoding", len(chosen))))
+        images = self._files.images(self._positions[np.asarray(chosen)], self.resolution)
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def open_dataset(source: str | Path, resolution: int, split: str = "all") -> ImageDataset:
@@ -111,7 +110,7 @@ def open_dataset(source: str | Path, resolution: int, split: str = "all") -> Ima
     files beforehand.
 
     Args:
-        source: `"noto-faces"` (at 32 or 64), or the path of a folder or zip of images.
+        source: the name of a set (see `catalog.NAMED`), or the path of a folder or zip of images.
         resolution: pixels a side.
         split: "all", "train" or "heldout".
 

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from stylenat.checkpoints.load import load_generator
+from stylenat.data.avatars import AVATARS
 from stylenat.data.dataset import open_dataset
 from stylenat.data.sources import BUNDLED
 from stylenat.evaluation.evaluate import nearest_training_images
@@ -33,6 +34,7 @@ def build_figures() -> list[Path]:
     Raises:
         UserError: a broken record, a damaged bundled model, or a paper.csv that lacks a number.
     """
+    avatars = open_dataset(AVATARS, 64, "heldout").stack(range(32))
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
     groups = published_groups(published_numbers())
@@ -40,6 +42,7 @@ def build_figures() -> list[Path]:
         save(bubble_chart(), "bubble_chart"),
         save(human_study(groups, differences(groups)), "human_study"),
         save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
+        save(sample_grid(avatars), "avatars"),
     ]
     model = workspace("results", "runs", "noto-32-long", "model")
     if model.is_dir():

@@ -175,8 +175,8 @@ def test_the_bundled_model_adds_its_figures(empty_workspace, monkeypatch):
     assert "truncation.png" not in {path.name for path in build.build_figures()}
     model.mkdir(parents=True)
     assert {path.name for path in build.build_figures()} == {
-        "bubble_chart.png", "human_study.png", "receptive_fields.png", "neighbors.png", "truncation.png",
-        "attention_maps.png",
+        "avatars.png", "bubble_chart.png", "human_study.png", "receptive_fields.png", "neighbors.png",
+        "truncation.png", "attention_maps.png",
     }  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def small_generator():
 
 def test_all_figures_come_from_results_alone(empty_workspace):
     assert {path.name for path in build.build_figures()} == {
-        "bubble_chart.png", "human_study.png", "receptive_fields.png",
+        "avatars.png", "bubble_chart.png", "human_study.png", "receptive_fields.png",
     }  # fmt: skip
     log, history = make_curves()
     path = write_record(make_record(history=tuple(history)))
@@ -198,6 +198,7 @@ def test_all_figures_come_from_results_alone(empty_workspace):
     first = {path.name: path.read_bytes() for path in build.build_figures()}
     assert sorted(first) == [
         "ablation.png",
+        "avatars.png",
         "bubble_chart.png",
         "curves-noto-32.png",
         "human_study.png",
