@@ -270,7 +270,7 @@ def update_readme(path: Path | None = None) -> None:
     """
     tables = build_tables()
     readme = path or workspace("README.md")
-    body = "\n".join(tables[name] for name in ("runs", "ablation", "published"))
+    body = "\n".join(tables[name] for name in ("runs", "published"))
     try:
         text = markdown.replace_block(readme.read_text(encoding="utf-8"), "results", body)
     except UserError as error:

@@ -148,7 +148,6 @@ def test_full_attention_takes_all_heads(text):
 @pytest.mark.parametrize(
     ("level", "expected"),
     [
-        ((Full(4),), "level 8: full attention got 8 × 8 tokens: give 4 × 4"),
         ((ShiftedWindows(2, 6),), "level 8: windows of 6 × 6 do not fill 8 × 8 tokens: give multiples of 6"),
         ((HeadPartition(1, 3), Full(1)), "level 8: partitions '1x3@1,1xfull': give one or more of heads x"),
         ((), "level 8: partitions '': give one or more of heads x kernel @ dilation"),
