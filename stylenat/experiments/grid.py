@@ -192,7 +192,7 @@ class Grid:
         dilation: int = 0,
         partitions: str = "",
         seed: int | None = None,
-        **overrides: Any,
+        overrides: Mapping[str, Any] | None = None,
     ) -> Cell:
         """One cell, whether or not the grid holds it; it changes one thing.
 
@@ -201,12 +201,16 @@ class Grid:
             dilation: instead: half the heads local, half at this dilation, or at the largest that fits.
             partitions: instead: one level's, such as "2x3@1,2x3@4", for all; dilations are shortened to fit.
             seed: of the run; default: the grid's first.
-            overrides: fields to replace, as of `get_config`.
+            overrides: fields to replace, as of `get_config`; a seed among them comes first.
 
         Raises:
             UserError: none or several of the first three, an unknown variant, partitions that do not fit,
-                "partitions" and "variant" among the overrides, and as of `get_config`.
+                overrides of what the ablation sets, and as of `get_config`.
         """
+        replaced = dict(overrides or {})
+        for name in ("partitions", "variant", "paired"):
+            if name in replaced:
+                raise UserError(f"{name}={replaced[name]!r}: the ablation sets it; leave it out")
         given = {"variant": variant, "dilation": dilation, "partitions": partitions}
         chosen = [f"{name}={value!r}" for name, value in given.items() if value]
         if len(chosen) != 1:
@@ -215,8 +219,8 @@ class Grid:
                 f"a cell changes one thing, and {what} is given: give variant, dilation or partitions"
             )
         arm = self.variant(variant) if variant else _custom(dilation, partitions)
-        settings = {**self.settings, **overrides, **arm.settings, "paired": True}
-        settings["seed"] = self.first_seed if seed is None else seed
+        number = self.first_seed if seed is None else seed
+        settings = {**self.settings, "seed": number, **replaced, **arm.settings, "paired": True}
         # Only its heads are used: the published rule fits whatever widths the settings give.
         heads = get_config(self.preset, **settings, partitions="").level_heads
         levels = arm.rule(heads, self.kernel)

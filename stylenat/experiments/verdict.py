@@ -1,9 +1,10 @@
 """What a grid's results support and what they do not, in words, whichever way they fall."""
 
 import math
+from collections.abc import Sequence
 
 from stylenat.evaluation.metrics import keys_of
-from stylenat.experiments.analysis import Analysis, Comparison, Spread
+from stylenat.experiments.analysis import ALPHA, Analysis, Comparison, Spread
 
 BETTER = {-1: "better", 1: "worse"}
 
@@ -39,6 +40,7 @@ def verdict(analysis: Analysis) -> str:
         )
     sentences = [_primary(analysis.primary)] if analysis.primary else []
     sentences += [_secondary(comparison) for comparison in analysis.secondary]
+    sentences += _limits(analysis.secondary)
     if analysis.spread:
         sentences.append(_spread(analysis.spread))
     config = grid.cells()[0].config
@@ -66,6 +68,18 @@ def _secondary(found: Comparison) -> str:
     return (
         f"{_measured(found)}: {contrast.treatment} is {BETTER[sign]}. {_beside_paper(found, sign)}".rstrip()
     )
+
+
+def _limits(family: Sequence[Comparison]) -> list[str]:
+    """That few pairs and many contrasts can show nothing, where that is so."""
+    pairs = max((len(found.differences) for found in family), default=0)
+    least = len(family) * 2 / 2**pairs
+    if not family or least <= ALPHA:
+        return []
+    return [
+        f"No secondary contrast could have been shown, whatever its size: with {len(family)} of them and at "
+        f"most {pairs} pairs Holm's first p is {min(1.0, least):.2g} or more. Their intervals are the result."
+    ]
 
 
 def _measured(found: Comparison) -> str:
