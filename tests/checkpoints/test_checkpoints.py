@@ -826,7 +826,9 @@ def test_a_generator_without_position_tables_is_loaded_from_runs_and_model_folde
     assert not [name for name in generator.state_dict() if "rpb" in name]
     run = Run(tmp_path / "run")
     run.begin(config)
-    run.save(16, generator, {}, {"nimg": 16})
+    networks = {"generator": generator, "discriminator": build_discriminator(config)}
+    state = {name: network.state_dict() for name, network in networks.items()}
+    run.save(16, generator, state, {"nimg": 16})
     z = torch.randn(2, config.latent_dim)
     convert(run.path, tmp_path / "model")
     for path in (run.path, tmp_path / "model"):
