@@ -39,10 +39,9 @@ def run_cell(cell: Cell, device: str | None = None) -> tuple[RunRecord, CellScor
         cell, NETWORKS["lite0"], pick_device(device)
     )  # what is missing shows before the training
     run = train(cell.config, device=device)
-    score_run(run, device, history=False)
+    record = score_run(run, device, history=False)
     record_views(cell, run)
-    scores = score_cell(cell, run, device)
-    return read_record(record_path(cell.run_id)), scores  # as it is read, with rounded numbers, the next time
+    return record, score_cell(cell, run, device)
 
 
 def run_grid(grid: Grid, jobs: int = 1, device: str | None = None) -> None:

@@ -57,7 +57,7 @@ def ladder(rungs: Sequence[Rung], label: str, scores: Mapping[str, Mapping[int, 
     right.set_ylim(len(rungs) - 0.5, -0.5)
     right.margins(x=0.12)
     right.set_xlabel(f"difference in {label} (← first is better)", fontsize=9)
-    right.set_title("a dot a seed; bar: mean, 95 % interval; ◁ ▷ the paper's sign", loc="left", fontsize=8)
+    right.set_title("dots: seeds; bar: mean, 95 % interval; ◁ ▷ paper's sign", loc="left", fontsize=7)
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8)
         plain_axes(axes)
