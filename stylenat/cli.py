@@ -318,6 +318,29 @@ def throughput_command(
         write_atomically(expand(csv_path), to_csv(rows))
 
 
+@commands.command("ablation")
+@click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
+@click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
+@_device_option
+def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> None:
+    """Run what is missing of a grid of the ablation; the same command again goes on."""
+    from stylenat.benchmark.costs import measure_costs
+    from stylenat.experiments.grid import load_grid
+    from stylenat.experiments.report import COSTS
+    from stylenat.experiments.runs import run_grid
+    from stylenat.experiments.scoring import grid_folder
+
+    plan = load_grid(grid)
+    if not costs:
+        run_grid(plan, jobs, device)
+        return
+    first = {variant.name: plan.cell(variant.name).config for variant in plan.variants}
+    table = measure_costs(first, device)
+    print(table.to_string(index=False))
+    write_atomically(grid_folder(grid) / COSTS, table.to_csv(index=False, lineterminator="\n"))
+
+
 @commands.command("presets")
 def presets_command() -> None:
     """List the presets and what they cost."""
@@ -328,19 +351,22 @@ def presets_command() -> None:
 @commands.command("tables")
 def tables_command() -> None:
     """Rebuild results/tables and README's tables from the records."""
+    from stylenat.experiments.report import update_pages
     from stylenat.reporting.records import load_records
     from stylenat.reporting.tables import update_readme
 
     update_readme()
+    update_pages()
     print(f"tables of {len(load_records())} runs: results/tables/ and README.md")
 
 
 @commands.command("figures")
 def figures_command() -> None:
     """Rebuild figures/ from results/."""
+    from stylenat.experiments.report import build_ablation_figures
     from stylenat.figures.build import build_figures
 
-    for path in build_figures():
+    for path in [*build_figures(), *build_ablation_figures()]:
         print(path.relative_to(path.parents[1]))
 
 

@@ -44,7 +44,15 @@ WIDTHS = Allowed(
 
 # Left out of a run's identity where they have their defaults: runs recorded before these existed keep their
 # names.
-_OMITTED_DEFAULTS = ("checkpoint_levels", "accumulate", "compile", "variant")
+_OMITTED_DEFAULTS = (
+    "checkpoint_levels",
+    "accumulate",
+    "compile",
+    "variant",
+    "position_bias",
+    "flips",
+    "paired",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,10 @@ class Config:
         snapshot: images between checkpoints.
         seed: of everything random.
         variant: the arm of an ablation that the run belongs to, as its tables name it; empty: none.
+        position_bias: whether attention has relative position tables, as published.
+        flips: whether training images are mirrored at random, when they are read and when they are augmented.
+        paired: the first weights depend on the seed and not on the attention, so that the arms of an ablation
+            begin alike.
         checkpoint_levels: generator's resolutions with activation checkpointing. This and the next two are
             how it is computed, which changes no more than rounding, but for minibatch deviation in smaller
             batches.
@@ -116,6 +128,9 @@ class Config:
     snapshot: Annotated[int, ABOVE_0] = 1_000_000
     seed: Annotated[int, SEED] = 0
     variant: str = ""
+    position_bias: bool = True
+    flips: bool = True
+    paired: bool = False
     checkpoint_levels: tuple[int, ...] = ()
     accumulate: Annotated[int, ABOVE_0] = 1
     compile: bool = False

@@ -287,6 +287,7 @@ def test_every_command_and_option_is_there():
         "data": "",
         "check": "path resolution",
         "throughput": "preset protocol batches rounds dtype csv device",
+        "ablation": "grid jobs costs device",
         "presets": "",
         "tables": "",
         "figures": "",
@@ -296,7 +297,8 @@ def test_every_command_and_option_is_there():
 def test_help_lists_the_commands_in_their_order(capsys):
     listed = re.findall(r"^  (\w+)  ", output_of(capsys, "--help").split("Commands:")[1], re.MULTILINE)
     assert listed == [
-        "train", "evaluate", "sample", "convert", "data", "throughput", "presets", "tables", "figures",
+        "train", "evaluate", "sample", "convert", "data", "throughput", "ablation", "presets", "tables",
+        "figures",
     ]  # fmt: skip
 
 

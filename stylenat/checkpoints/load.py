@@ -231,7 +231,7 @@ def build_from(
     tensors = checkpoint.tensors(name)
     mean = tensors.pop("mean_style", None)
     generator: Generator
-    if "config" in checkpoint.facts and not _is_stylenat(tensors):
+    if "config" in checkpoint.facts and not (_is_stylenat(tensors) and _has_position_tables(tensors)):
         generator = _build_configured(checkpoint)
     else:
         generator = _build_stylenat(tensors, checkpoint, name, partitions)
@@ -242,6 +242,11 @@ def build_from(
 
 def _is_stylenat(tensors: Tensors) -> bool:
     return "layers.0.blocks.0.attn.proj.weight" in tensors
+
+
+def _has_position_tables(tensors: Tensors) -> bool:
+    """Whether shapes tell heads and kernel sizes."""
+    return any(re.match(r"layers\.0\.blocks\.0\.attn\.(rpb|tables)", name) for name in tensors)
 
 
 def _build_configured(checkpoint: Checkpoint) -> Generator:
@@ -371,6 +376,8 @@ def _undilated(tensors: Tensors, i: int) -> Level:
     if (table := tensors.get(f"{prefix}tables.0")) is not None:
         return (ShiftedWindows(2 * table.shape[1], (int(len(table) ** 0.5) + 1) // 2),)
     if (table := tensors.get(f"{prefix}rpb")) is not None:
+        return (Full(table.shape[0]),)
+    if (table := tensors.get(f"{prefix}rpb_rows")) is not None:
         return (Full(table.shape[0]),)
     tables = [tensors[f"{prefix}rpb.0"]]
     while (table := tensors.get(f"{prefix}rpb.{len(tables)}")) is not None:

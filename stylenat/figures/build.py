@@ -12,7 +12,6 @@ from stylenat.data.sources import BUNDLED
 from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
-    ablation_comparison,
     bubble_chart,
     receptive_fields,
     recorded_samples,
@@ -51,9 +50,6 @@ def build_figures() -> list[Path]:
     for record in records:
         if not record.variant:
             paths += _run_figures(record)
-    ablation = [record for record in records if record.variant]
-    if ablation:
-        paths.append(save(ablation_comparison(ablation), "ablation"))
     return paths
 
 

@@ -72,6 +72,21 @@ def _draw_labeled(
     return sheet
 
 
+def labeled_sheet(
+    images: Tensor, column_labels: Sequence[str], row_labels: Sequence[str], *, left: float, top: float
+) -> Figure:
+    """Images row by row with labels.
+
+    Args:
+        images: uint8 `(rows · columns, 3, R, R)`.
+        column_labels: one above each column.
+        row_labels: one beside each row.
+        left: inches for those.
+        top: inches for the columns' labels.
+    """
+    return _draw_labeled(images, column_labels, row_labels, left, top).figure
+
+
 def _seed_labels(seeds: Seeds) -> list[str]:
     return [f"seed {seed}" for seed in check_seeds(seeds)]
 

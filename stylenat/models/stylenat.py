@@ -108,15 +108,22 @@ class LevelBlocks(nn.Module):
         partitions: the attention of both blocks.
         resolution: tokens a side.
         style_dim: size of the style.
+        position_bias: whether attention has relative position tables.
     """
 
     def __init__(
-        self, channels: int, out_channels: int | None, partitions: Level, resolution: int, style_dim: int
+        self,
+        channels: int,
+        out_channels: int | None,
+        partitions: Level,
+        resolution: int,
+        style_dim: int,
+        position_bias: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         for _ in range(BLOCKS):
-            attention = make_attention(channels, partitions, resolution)
+            attention = make_attention(channels, partitions, resolution, position_bias)
             self.blocks.append(Block(channels, attention, style_dim))
         self.upsample = Upsample(channels, out_channels) if out_channels else None
 
@@ -159,6 +166,7 @@ class StyleNAT(Generator):
         partitions: attention of the levels 4, 8, …, R, a tuple of partitions each.
         latent_dim: size of z and of the style w.
         mapping_depth: layers of the mapping network.
+        position_bias: whether attention has relative position tables, as every published model does.
 
     Attributes:
         partitions: as given.
@@ -173,6 +181,7 @@ class StyleNAT(Generator):
         partitions: Sequence[Level],
         latent_dim: int = 512,
         mapping_depth: int = 8,
+        position_bias: bool = True,
     ) -> None:
         if len(widths) != len(partitions):
             raise UserError(
@@ -188,7 +197,7 @@ class StyleNAT(Generator):
         for side, width, next_width, level in zip(
             self.resolutions, widths, next_widths, self.partitions, strict=True
         ):
-            self.layers.append(LevelBlocks(width, next_width, level, side, latent_dim))
+            self.layers.append(LevelBlocks(width, next_width, level, side, latent_dim, position_bias))
             self.to_rgbs.append(ToRGB(next_width or width))
         self.apply(_initialize)
 
@@ -250,13 +259,16 @@ def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor
     return checkpoint(run, x, styles, use_reentrant=False, preserve_rng_state=False)
 
 
-def make_attention(channels: int, partitions: Level, resolution: int) -> Attention:
+def make_attention(
+    channels: int, partitions: Level, resolution: int, position_bias: bool = True
+) -> Attention:
     """A freshly initialized attention layer for a level.
 
     Args:
         channels: of the level.
         partitions: of the level.
         resolution: tokens a side.
+        position_bias: whether it has relative position tables.
 
     Raises:
         UserError: heads that do not divide the channels, or a partition that does not fit the level.
@@ -264,11 +276,11 @@ def make_attention(channels: int, partitions: Level, resolution: int) -> Attenti
     check_fits(partitions, resolution, resolution, resolution)
     first = partitions[0]
     if isinstance(first, ShiftedWindows):
-        return ShiftedWindowAttention(channels, first)
+        return ShiftedWindowAttention(channels, first, bias=position_bias)
     if isinstance(first, Full):
-        return FullAttention(channels, first.heads)
+        return FullAttention(channels, first.heads, resolution, bias=position_bias)
     neighborhoods = [part for part in partitions if isinstance(part, HeadPartition)]
-    return HydraNeighborhoodAttention(channels, neighborhoods, level=resolution)
+    return HydraNeighborhoodAttention(channels, neighborhoods, level=resolution, bias=position_bias)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -298,7 +298,7 @@ def update_readme(path: Path | None = None) -> None:
     tables = build_tables()
     readme = path or workspace("README.md")
     bodies = {
-        "results": "\n".join(tables[name] for name in ("runs", "ablation", "published")),
+        "results": "\n".join(tables[name] for name in ("runs", "published")),
         "claims": tables["readme-claims"],
     }
     try:

@@ -60,7 +60,7 @@ def train(
     clock = _Clock(trainer, _resume(run, trainer))
     run.cut_log(trainer.nimg)
     log = _Means()
-    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
+    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg, flips=config.flips)
     with progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id) as bar:
         while trainer.nimg < config.nimg:
             before = trainer.nimg

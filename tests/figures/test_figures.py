@@ -197,7 +197,6 @@ def test_all_figures_come_from_results_alone(empty_workspace):
     make_ablation(empty_workspace)
     first = {path.name: path.read_bytes() for path in build.build_figures()}
     assert sorted(first) == [
-        "ablation.png",
         "avatars.png",
         "bubble_chart.png",
         "curves-noto-32.png",
