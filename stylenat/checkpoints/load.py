@@ -229,14 +229,13 @@ def build_from(
         partitions: see `load_generator`.
     """
     tensors = checkpoint.tensors(name)
-    mean = tensors.pop("mean_style", None)
+    tensors.pop("mean_style", None)  # of model folders, for other programs: here it follows the weights
     generator: Generator
     if "config" in checkpoint.facts and not _is_stylenat(tensors):
         generator = _build_configured(checkpoint)
     else:
         generator = _build_stylenat(tensors, checkpoint, name, partitions)
     _fill(generator, tensors, f"{checkpoint.path}: {name}")
-    generator.mean_style = mean
     return generator
 
 

@@ -1,5 +1,6 @@
 """Images from a generator: seeds, truncation, style mixing, interpolation."""
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -7,17 +8,21 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
+from stylenat.attention.transforms import wrapped
 from stylenat.device import keep_freed_memory
 from stylenat.errors import UserError
 from stylenat.images import image_grid, to_uint8
-from stylenat.models.base import Generator
+from stylenat.models.base import Generator, MeanStyle
 
 Seeds = Iterable[int] | np.ndarray | Tensor  # see `check_seeds`
 SHEET_SEEDS = 64
 SHEET_COLUMNS = 8
 SEEDS_END = 2**63  # no seed is as large
 MEAN_STYLES = 10_000  # styles whose mean truncation moves towards, of seed 0
+PROBES = 8  # styles that tell one mapping network from another
 
 
 def check_seeds(seeds: Seeds) -> Sequence[int]:
@@ -84,14 +89,56 @@ def latents(generator: Generator, seeds: Seeds) -> Tensor:
     return torch.stack(draws)
 
 
-@torch.no_grad()
+@torch.compiler.disable  # what it does depends on values
 def mean_style(generator: Generator) -> Tensor:
-    """The mean of `MEAN_STYLES` styles, `(latent_dim,)`; estimated once and kept in the generator."""
-    if generator.mean_style is None:
+    """The mean of `MEAN_STYLES` styles, a constant in derivatives.
+
+    It is kept in the generator and estimated again whenever the mapping network has changed, in whatever way:
+    the styles of a few fixed latents are compared at every call.
+
+    Args:
+        generator: whose mean style.
+
+    Returns:
+        `(latent_dim,)`, on the generator's device and in its type.
+    """
+    with _constant():
+        probe = generator.mapping(_probe_latents(generator))  # (PROBES, latent_dim)
+        # The values of fake and meta tensors, and of those that a transform works on, can't be compared.
+        is_known = not (probe.is_meta or isinstance(probe, FakeTensor) or wrapped(probe))
+        kept = generator.mean_style
+        if is_known and kept is not None and _are_equal(kept.probe, probe):
+            return kept.mean
         random = torch.Generator().manual_seed(0)
         z = torch.randn(MEAN_STYLES, generator.latent_dim, generator=random)  # (10000, latent_dim)
-        generator.mean_style = generator.mapping(z.to(generator.device, generator.dtype)).mean(0)
-    return generator.mean_style
+        mean = generator.mapping(z.to(generator.device, generator.dtype)).mean(0)
+        if is_known:
+            generator.mean_style = MeanStyle(mean, probe)
+        return mean
+
+
+@contextlib.contextmanager
+def _constant() -> Iterator[None]:
+    """No derivative of either mode, no autocast; and what is made may be part of a training later."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        forward_ad._set_fwd_grad_enabled(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield
+
+
+def _probe_latents(generator: Generator) -> Tensor:
+    """Fixed latents `(PROBES, latent_dim)`, from NumPy: `vmap` refuses to draw numbers."""
+    draws = np.random.default_rng(0).standard_normal((PROBES, generator.latent_dim))
+    return torch.tensor(draws, device=generator.device, dtype=generator.dtype)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are alike to the last bit, in device and type, too."""
+    return one.device == other.device and one.dtype == other.dtype and torch.equal(one, other)
 
 
 @torch.no_grad()
