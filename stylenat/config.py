@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -18,6 +17,7 @@ from stylenat.attention.partitions import (
     resolutions,
 )
 from stylenat.errors import UserError
+from stylenat.paths import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Config:
             if field.name == "cost" or (field.name in _OMITTED_DEFAULTS and value == field.default):
                 continue
             plain[field.name] = format_levels(value) if field.name == "partitions" else value
-        return json.loads(json.dumps(plain))
+        return from_json(to_json(plain))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Config":

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from stylenat.attention import flex, natten, reference, tiled
 from stylenat.attention.partitions import HeadPartition, format_partitions
 from stylenat.attention.transforms import plain_only
+from stylenat.device import has_values
 
 _log = logging.getLogger(__name__)
 # Relative. TF32 rounds to 1e-3.
@@ -110,7 +110,7 @@ def choose(
         scale: factor on q.
     """
     # Nothing to measure: shapes alone, code being compiled or traced, or what fused kernels do not know.
-    if q.device.type == "meta" or isinstance(q, FakeTensor):
+    if not has_values(q):
         return "tiled"
     if plain_only():
         return "tiled"

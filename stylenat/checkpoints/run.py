@@ -1,6 +1,5 @@
 """What a run leaves on disk: safetensors for tensors, JSON for the rest; nothing is executed on loading."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
-from stylenat.paths import find_path, workspace, write_atomically
+from stylenat.paths import find_path, from_json, to_json, workspace, write_atomically
 
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
@@ -89,7 +88,7 @@ class Run:
         Raises:
             UserError: it is of another configuration, or can't be written.
         """
-        text = json.dumps(config.to_dict(), indent=1) + "\n"
+        text = to_json(config.to_dict(), indent=1) + "\n"
         path = self.path / CONFIG
         if not path.is_file():
             try:
@@ -158,7 +157,7 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         for name, tensors in state.items():
             save_tensors(partial / f"{name}.safetensors", tensors)
-        write_atomically(partial / "info.json", json.dumps(info) + "\n")
+        write_atomically(partial / "info.json", to_json(info) + "\n")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in self._states()[:-2]:
@@ -213,7 +212,7 @@ class Run:
     def add_to_log(self, line: Line) -> None:
         """Append a line to `log.jsonl`."""
         with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
 
     # Scores while it trains
 
@@ -249,16 +248,16 @@ class Run:
         if not path.is_file():
             return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
 
     def _write_lines(self, name: str, lines: list[Line]) -> None:
-        write_atomically(self.path / name, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(self.path / name, "".join(to_json(line) + "\n" for line in lines))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None

@@ -8,12 +8,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from stylenat.attention.transforms import wrapped
-from stylenat.device import keep_freed_memory
-from stylenat.errors import UserError
+from stylenat.device import has_values, keep_freed_memory
+from stylenat.errors import UserError, check_number
 from stylenat.images import image_grid, to_uint8
 from stylenat.models.base import Generator, MeanStyle
 
@@ -104,8 +103,7 @@ def mean_style(generator: Generator) -> Tensor:
     """
     with _constant():
         probe = generator.mapping(_probe_latents(generator))  # (PROBES, latent_dim)
-        # The values of fake and meta tensors, and of those that a transform works on, can't be compared.
-        is_known = not (probe.is_meta or isinstance(probe, FakeTensor) or wrapped(probe))
+        is_known = has_values(probe) and not wrapped(probe)  # else there is nothing to compare
         kept = generator.mean_style
         if is_known and kept is not None and _are_equal(kept.probe, probe):
             return kept.mean
@@ -162,7 +160,11 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 
     Returns:
         Of w's shape.
+
+    Raises:
+        UserError: psi is not finite.
     """
+    check_number("truncation_psi", truncation_psi)
     if truncation_psi == 1:
         return w
     return mean_style(generator).lerp(w, truncation_psi)
@@ -177,13 +179,16 @@ def sample_batches(
         uint8 `(b, 3, R, R)` on the CPU.
 
     Raises:
-        UserError: as of `check_seeds`, or a batch size below 1.
+        UserError: as of `sample_images`.
     """
     numbers = check_seeds(seeds)
+    check_number("truncation_psi", truncation_psi)
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be 1 or more")
     for i in range(0, len(numbers), batch_size):
-        yield render(generator, styles(generator, numbers[i : i + batch_size], truncation_psi))
+        batch = numbers[i : i + batch_size]
+        names = [f"the image of seed {seed}" for seed in batch]
+        yield render(generator, styles(generator, batch, truncation_psi), names)
 
 
 def sample_images(
@@ -204,7 +209,7 @@ def sample_images(
         uint8 `(len(seeds), 3, R, R)` on the CPU.
 
     Raises:
-        UserError: as of `check_seeds`, or a batch size below 1.
+        UserError: as of `check_seeds`, a batch size below 1, a psi or an image that is not finite.
     """
     batches = sample_batches(generator, seeds, truncation_psi=truncation_psi, batch_size=batch_size)
     return torch.cat(list(batches))
@@ -223,14 +228,22 @@ def sample_sheet(generator: Generator) -> Tensor:
 
 
 @torch.no_grad()
-def render(generator: Generator, w: Tensor) -> Tensor:
-    """Images of styles w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+def render(generator: Generator, w: Tensor, names: Sequence[str] = ()) -> Tensor:
+    """Images of styles.
+
+    Args:
+        generator: in eval mode.
+        w: w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+        names: of the images, for the error; default: their number.
 
     Returns:
         uint8 `(B, 3, R, R)` on the CPU.
+
+    Raises:
+        UserError: an image that is not finite; names it.
     """
     keep_freed_memory()
-    return to_uint8(generator.synthesis(w)).cpu()
+    return to_uint8(generator.synthesis(w), names).cpu()
 
 
 def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -> Tensor:
@@ -295,8 +308,9 @@ def interpolate(
         uint8 `((len(seeds) - 1) · frames + 1, 3, R, R)`.
 
     Raises:
-        UserError: another space, fewer than two seeds, or no frame.
+        UserError: another space, fewer than two seeds, no frame, a psi or an image that is not finite.
     """
+    check_number("truncation_psi", truncation_psi)
     if space not in ("w", "z"):
         raise UserError(f"space {space!r} is unknown: interpolate in 'w' or 'z'")
     numbers = check_seeds(seeds)
@@ -309,7 +323,9 @@ def interpolate(
         w = generator.mapping(_between(z, frames, slerp))
     else:
         w = _between(generator.mapping(z), frames, torch.lerp)
-    images = [render(generator, truncate(generator, one, truncation_psi)) for one in w.split(1)]
+    images = []
+    for frame, one in enumerate(truncate(generator, w, truncation_psi).split(1)):
+        images.append(render(generator, one, [f"frame {frame}"]))
     return torch.cat(images)
 
 
