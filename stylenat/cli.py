@@ -159,7 +159,7 @@ def evaluate_command(
     Without --data, every snapshot of the run is scored and its record written under results/runs/. With
     --data, the images or the checkpoint are scored against those real images, and nothing is recorded.
     """
-    from stylenat.checkpoints.samples import open_images
+    from stylenat.checkpoints.samples import check_held_out, open_images
     from stylenat.device import pick_device
     from stylenat.evaluation.evaluate import evaluate, open_reference
     from stylenat.evaluation.metrics import OFFLINE
@@ -171,9 +171,11 @@ def evaluate_command(
     networks = _feature_networks(weights, sha256, download)
     if data:
         scored = open_images(source, pick_device(device))
+        reference = open_reference(data, scored.resolution)
+        check_held_out(source, reference, metric or OFFLINE)
         score: Score | None = evaluate(
             scored,
-            open_reference(data, scored.resolution),
+            reference,
             metric or OFFLINE,
             seed=seed,
             truncation_psi=psi,

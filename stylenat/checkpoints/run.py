@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
+from stylenat.data.dataset import Contents, ImageDataset
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
@@ -19,6 +21,7 @@ from stylenat.paths import find_path, from_json, to_json, workspace, write_atomi
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
 CONFIG = "config.json"  # makes a folder a run
+DATASET = "dataset.json"
 SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
@@ -32,12 +35,13 @@ def is_run(path: Path) -> bool:
 
 
 class Run:
-    """The folder of a training run: `config.json`, `log.jsonl`, `samples/`, `generators/`, `state/`.
+    """The folder of a training run: `config.json`, `dataset.json`, `log.jsonl`, `samples/`, and so on.
 
     A run that is scored while it trains has `scores.jsonl` and `generators/best.safetensors`, too.
 
-    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/`
-    is what training needs to go on, of which the two newest are kept.
+    `dataset.json` lists the images that it began with. `generators/<nimg>.safetensors` are the EMA weights of
+    every snapshot, kept for scoring; `state/<nimg>/` is what training needs to go on, of which the two newest
+    are kept.
 
     Attributes:
         path: the folder.
@@ -100,6 +104,59 @@ class Run:
         elif path.read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{self.path} holds a run of another configuration: delete it or train with another --out"
+            )
+
+    # The images
+
+    def contents(self) -> Contents | None:
+        """What the data set held when the run began; None for a run that version 0.1 began.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / DATASET
+        if not path.is_file():
+            return None
+        try:
+            return Contents.from_dict(_read_json(path))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it or train the run again") from None
+
+    def keep_dataset(self, dataset: ImageDataset) -> None:
+        """Write down what the data set holds, or check that it is what the run began with.
+
+        Raises:
+            UserError: as of `check_dataset`.
+        """
+        self.check_dataset(dataset)
+        if not (self.path / DATASET).is_file():
+            write_atomically(self.path / DATASET, to_json(dataset.contents.to_dict(), indent=0) + "\n")
+
+    def check_dataset(self, dataset: ImageDataset) -> None:
+        """Check that a data set is still what the run began with.
+
+        One image more moves the split, which goes by position: images would be held out that the run was
+        trained on.
+
+        Args:
+            dataset: as the run's configuration names it, whichever its split.
+
+        Raises:
+            UserError: it has changed; says in what.
+        """
+        began = self.contents()
+        if began is None:
+            if self.snapshots():
+                warnings.warn(
+                    f"run {self.id} was begun by an older version, which did not write down its images: "
+                    f"whether {dataset.source} still holds the same ones is not known",
+                    stacklevel=2,
+                )
+            return
+        if changes := began.changes(dataset.contents):
+            raise UserError(
+                f"{dataset.source} has changed since run {self.id} began: {changes}. Which images are held "
+                "out goes by their order: put the data back as they were, or train again with another --out"
             )
 
     # Snapshots

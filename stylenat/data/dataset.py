@@ -1,15 +1,17 @@
 """Datasets: the images of a source at one resolution and split."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.data.sources import Source, open_source, with_progress
+from stylenat.data.sources import Source, manifest_sha256, open_source, with_progress
 from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
@@ -25,6 +27,59 @@ def split_positions(count: int, split: str) -> Sequence[int]:
     if split == "train":
         return [position for position in range(count) if position not in held_out]
     return range(count)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a data set held at a time, to compare with what it holds at another.
+
+    Attributes:
+        name: of the folder or zip.
+        files: sha256 by name, of all images in name order.
+    """
+
+    name: str
+    files: dict[str, str]
+
+    def split(self, split: str) -> dict[str, str]:
+        """The files of "all", "train" or "heldout"."""
+        entries = list(self.files.items())
+        return dict(entries[position] for position in split_positions(len(entries), split))
+
+    def changes(self, now: "Contents") -> str:
+        """What is different now, in words; empty where nothing is."""
+        added = [name for name in now.files if name not in self.files]
+        removed = [name for name in self.files if name not in now.files]
+        kept = self.files.keys() & now.files.keys()
+        altered = sorted(name for name in kept if self.files[name] != now.files[name])
+        found = []
+        for what, names in (("added", added), ("removed", removed), ("altered", altered)):
+            if names:
+                found.append(f"{len(names)} {what} ({', '.join(names[:3])}{', …' * (len(names) > 3)})")
+        return ", ".join(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        counts = {split: len(self.split(split)) for split in SPLITS}
+        return {
+            "name": self.name,
+            "manifest": manifest_sha256(self.files),
+            "images": counts,
+            "held_out": f"every {HOLD_OUT_EVERY}th in name order",
+            "files": self.files,
+        }
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "Contents":
+        """Undo `to_dict`.
+
+        Raises:
+            ValueError: entries that do not fit each other.
+        """
+        found = cls(entries["name"], entries["files"])
+        if found.to_dict() != entries:
+            raise ValueError("its entries do not fit each other")
+        return found
 
 
 class ImageDataset:
@@ -69,6 +124,11 @@ class ImageDataset:
     def manifest(self) -> str:
         """sha256 of names and files of the whole source, the same for every split, resolution and packing."""
         return self._files.manifest
+
+    @property
+    def contents(self) -> Contents:
+        """What the whole source holds, file by file."""
+        return Contents(self.name, self._files.files)
 
     @property
     def is_decoded(self) -> bool:

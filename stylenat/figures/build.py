@@ -22,6 +22,7 @@ from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.presets import get_config
 from stylenat.reporting.records import RunRecord, load_records
+from stylenat.reporting.tables import group_records
 
 
 def build_figures() -> list[Path]:
@@ -43,9 +44,10 @@ def build_figures() -> list[Path]:
     for record in records:
         if not record.variant:
             paths += _run_figures(record)
-    ablation = [record for record in records if record.variant]
-    if ablation:
-        paths.append(save(ablation_comparison(ablation), "ablation"))
+    ablations = group_records(record for record in records if record.variant)
+    for (name, side), group in ablations.items():
+        title = "ablation" if len(ablations) == 1 else f"ablation-{name}-{side}"
+        paths.append(save(ablation_comparison(group), title))
     return paths
 
 

@@ -19,7 +19,7 @@ from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.figures.attention import head_parts
 from stylenat.figures.style import COLORS, GRAY, WIDTH, plain_axes
 from stylenat.reporting.records import HistoryEntry, RunRecord
-from stylenat.reporting.tables import published, shown_keys
+from stylenat.reporting.tables import group_records, published, shown_keys
 
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
@@ -195,7 +195,15 @@ def ablation_comparison(records: Sequence[RunRecord]) -> Figure:
 
     Args:
         records: runs of an ablation; a variant may have several seeds.
+
+    Raises:
+        UserError: runs of different data sets, or as of `group_records`.
     """
+    groups = list(group_records(records))
+    if len(groups) > 1:
+        names = " and ".join(f"{name}, {side}" for name, side in groups[:2])
+        ids = " and ".join(record.run_id for record in records)
+        raise UserError(f"runs {ids} were trained on {names}: draw one data set at a time")
     variants: dict[str, list[RunRecord]] = {}
     for record in records:
         variants.setdefault(record.variant, []).append(record)

