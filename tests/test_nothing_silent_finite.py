@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import ROOT, Painter, Plain, make_record, needs_wheels, refusal, small_network
@@ -32,12 +33,13 @@ from stylenat.evaluation.memorization import memorization
 from stylenat.evaluation.metrics import Score
 from stylenat.evaluation.reference import Statistics
 from stylenat.figures.build import build_figures
+from stylenat.figures.results import bubble_chart, training_curves
 from stylenat.figures.samples import interpolation_strip, mixing_grid, truncation_sweep
 from stylenat.images import to_uint8
 from stylenat.paths import from_json, to_json
 from stylenat.presets import get_config
 from stylenat.reporting.records import load_records, record_path, write_record
-from stylenat.reporting.tables import build_tables
+from stylenat.reporting.tables import build_tables, published
 from stylenat.sampling.projection import project
 from stylenat.sampling.sample import (
     interpolate,
@@ -489,6 +491,30 @@ def test_records_with_numbers_that_are_not_finite(empty_workspace):
             message = refusal(call)
             assert message.startswith("results/runs/b/result.json is no valid JSON (it holds")
     assert not (empty_workspace / "results" / "tables").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "", "-"])
+def test_published_numbers_that_are_not_finite(empty_workspace, value):
+    path = empty_workspace / "results" / "paper.csv"
+    lines = path.read_text().splitlines()
+    column = lines[0].split(",").index("value")
+    cells = lines[1].split(",")
+    cells[column] = value
+    path.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]))
+    for call in (published, build_tables, bubble_chart):
+        assert refusal(call).startswith(
+            "results/paper.csv, line 2: value=nan" if value != "inf" else "results/"
+        )
+    assert not (empty_workspace / "results" / "tables").exists()
+
+
+@pytest.mark.parametrize("name", ["loss_g", "loss_d"])
+@pytest.mark.parametrize("value", [NAN, INF, None])
+def test_curves_of_losses_that_are_not_finite(name, value):
+    log = pd.DataFrame({"nimg": [1, 2], "loss_g": [1.0, 2.0], "loss_d": [1.0, 2.0]})
+    training_curves(log, ())
+    log[name] = [1.0, value]
+    assert refusal(training_curves, log, ()).startswith(f"the log's {name} holds NaN or infinity")
 
 
 def test_logs_with_numbers_that_are_not_finite(run):

@@ -8,9 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers import make_record, refusal, small_network
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from stylenat.attention import dispatch, tiled
+from stylenat.attention.functional import neighborhood_attention
+from stylenat.attention.partitions import HeadPartition
 from stylenat.checkpoints.run import DATASET, Run
 from stylenat.checkpoints.samples import check_held_out
 from stylenat.cli import main
@@ -293,3 +298,62 @@ def test_an_ablation_figure_is_of_one_data_set():
     records[1] = replace(records[1], dataset=DatasetInfo("others", 32, "ef56"))
     message = refusal(ablation_comparison, records)
     assert message.startswith("runs a and b were trained on noto-faces, 32 and others, 32")
+
+
+# Choices of backends
+
+
+@pytest.fixture
+def no_choices(monkeypatch):
+    monkeypatch.setattr(dispatch, "_choices", {})
+
+
+def attend(kernel_size=3, **options):
+    q, k, v = torch.randn(3, 1, 8, 8, 2, 4, **options)
+    return neighborhood_attention(q, k, v, (HeadPartition(2, kernel_size, 1),))
+
+
+def test_choices_are_of_one_kind_of_call_and_precision(no_choices, monkeypatch):
+    for precision, count in (("highest", 1), ("high", 2), ("highest", 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
+            attend()
+        assert len(dispatch._choices) == count
+    for options in ({"dtype": torch.float64}, {"requires_grad": True}, {"kernel_size": 5}):
+        attend(**options)
+    assert len(dispatch.choices()) == 5
+
+
+def test_choices_for_other_networks_are_left_out(no_choices):
+    attend()
+    since = dispatch.count_call()
+    assert dispatch.choices(since) == []
+    attend(5)
+    (own,) = dispatch.choices(since)
+    assert "2x5@1" in own.call and len(dispatch.choices()) == 2
+    attend()  # one that is known already
+    assert len(dispatch.choices(since)) == 2
+
+
+def test_a_run_records_its_own_choices(no_choices, place):
+    partitions = "/".join(["1x3@1,1x3@2"] * 3)
+    for seed, levels in enumerate(("/".join(["2x3@1"] * 3), partitions)):
+        config = get_config("smoke", **TINY | {"nimg": 8}, seed=seed, partitions=levels)
+        found = train(config, place / "others", "cpu").info()["attention"]
+        assert found and all((", 2x3@1," in line) == (seed == 0) for line in found)
+
+
+def test_tables_that_are_kept_serve_every_mode():
+    """Kept from a call in inference mode, of meta or fake tensors, they serve derivatives of any order."""
+    tiled._pattern.cache_clear()
+    with torch.inference_mode():
+        attend()
+    attend(device="meta")
+    with FakeTensorMode():
+        attend()
+    q, k, v = torch.randn(3, 1, 8, 8, 2, 4, dtype=torch.float64).requires_grad_()
+    bias = torch.randn(2, 5, 5, dtype=torch.float64, requires_grad=True)
+    out = neighborhood_attention(q, k, v, (HeadPartition(2, 3, 1),), [bias])
+    first = torch.autograd.grad(out.square().sum(), (q, bias), create_graph=True)
+    second = torch.autograd.grad(sum(x.square().sum() for x in first), (k, bias))
+    assert all(x.isfinite().all() and x.any() for x in second)

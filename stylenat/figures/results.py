@@ -55,6 +55,9 @@ def training_curves(log: pd.DataFrame, history: Sequence[HistoryEntry]) -> Figur
     Args:
         log: the training log, with `nimg`, `loss_g`, `loss_d`; a thick line is a running mean over 1/20.
         history: the scored snapshots.
+
+    Raises:
+        UserError: a loss that is not finite.
     """
     figure = Figure((WIDTH, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -77,6 +80,8 @@ def training_curves(log: pd.DataFrame, history: Sequence[HistoryEntry]) -> Figur
 def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
     for (name, label), color in zip(LOSSES.items(), COLORS, strict=False):
         values = log[name].astype(float)
+        if not np.isfinite(values).all():
+            raise UserError(f"the log's {name} holds NaN or infinity: restore log.csv or score the run again")
         smooth = values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
         axes.plot(log["nimg"], values, color=color, alpha=0.2, linewidth=0.7)
         axes.plot(log["nimg"], smooth, color=color, linewidth=1.8, label=label)

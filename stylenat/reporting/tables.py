@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from stylenat.attention.partitions import resolutions
-from stylenat.errors import UserError
+from stylenat.errors import UserError, check_number
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import workspace, write_atomically
 from stylenat.reporting import markdown
@@ -33,10 +33,17 @@ Row = dict[str, Any]
 
 
 def published() -> pd.DataFrame:
-    """The published numbers, `results/paper.csv`, tidy: one row a number."""
-    return pd.read_csv(
+    """The published numbers, `results/paper.csv`, tidy: one row a number.
+
+    Raises:
+        UserError: a value that is no finite number; names its row.
+    """
+    paper = pd.read_csv(
         workspace("results", "paper.csv"), keep_default_na=False, na_values={"uncertainty": [""]}
     )
+    for row, value in enumerate(pd.to_numeric(paper["value"], errors="coerce").tolist(), start=2):
+        check_number(f"results/paper.csv, line {row}: value", value)
+    return paper
 
 
 def group_records(records: Iterable[RunRecord]) -> dict[Group, list[RunRecord]]:
@@ -209,6 +216,7 @@ def _ablation_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
 
 def _published_table() -> tuple[pd.DataFrame, str]:
     # As text, to keep the digits as published.
+    published()  # checks them
     paper = pd.read_csv(workspace("results", "paper.csv"), dtype=str, keep_default_na=False)
     paper = paper[paper["quantity"].isin([quantity for quantity, _, _ in PUBLISHED.values()])]
     place = paper.set_index(["system", "quantity", "dataset", "resolution"])

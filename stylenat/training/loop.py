@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylenat.attention.dispatch import choices
+from stylenat.attention.dispatch import choices, count_call
 from stylenat.checkpoints.run import Run
 from stylenat.config import Config
 from stylenat.data.dataset import open_dataset
@@ -104,6 +104,7 @@ class _Clock:
         self.trainer = trainer
         self.past = past
         self.began = time.perf_counter()
+        self.call = count_call()  # backends that were chosen for other networks are none of this run's
         self.provenance = provenance(trainer.device)  # now: the sources may change while this process runs
 
     def info(self) -> Info:
@@ -166,6 +167,6 @@ def _stopped(step: int, why: str, run: Run) -> UserError:
 
 
 def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock) -> None:
-    about = {"attention": [str(choice) for choice in choices()], "provenance": clock.provenance}
+    about = {"attention": [str(choice) for choice in choices(clock.call)], "provenance": clock.provenance}
     run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about)
     save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", sample_sheet(trainer.ema))
