@@ -7,7 +7,6 @@ load, and `--help` should answer at once.
 import dataclasses
 import io
 import itertools
-import json
 import math
 import re
 import sys
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylenat.config import parse_overrides
-from stylenat.errors import UserError
-from stylenat.paths import expand, find_path, write_atomically
+from stylenat.errors import UserError, check_number
+from stylenat.paths import expand, find_path, to_json, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -160,20 +159,23 @@ def evaluate_command(
     Without --data, every snapshot of the run is scored and its record written under results/runs/. With
     --data, the images or the checkpoint are scored against those real images, and nothing is recorded.
     """
-    from stylenat.checkpoints.samples import open_images
+    from stylenat.checkpoints.samples import check_held_out, open_images
     from stylenat.device import pick_device
     from stylenat.evaluation.evaluate import evaluate, open_reference
     from stylenat.evaluation.metrics import OFFLINE
     from stylenat.experiments.record import score_run
 
     _check_range("count", count, 1)
+    check_number("psi", psi)
     _check_range("seed", seed, 0, LARGEST_SCORE_SEED)
     networks = _feature_networks(weights, sha256, download)
     if data:
         scored = open_images(source, pick_device(device))
+        reference = open_reference(data, scored.resolution)
+        check_held_out(source, reference, metric or OFFLINE)
         score: Score | None = evaluate(
             scored,
-            open_reference(data, scored.resolution),
+            reference,
             metric or OFFLINE,
             seed=seed,
             truncation_psi=psi,
@@ -187,7 +189,7 @@ def evaluate_command(
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
-        write_atomically(expand(json_path), json.dumps(score.to_dict(), indent=1) + "\n")
+        write_atomically(expand(json_path), to_json(score.to_dict(), indent=1) + "\n")
 
 
 @commands.command("sample")
@@ -229,16 +231,17 @@ def sample_command(
     numbers = _parse_seeds(seeds)
     folder = expand(out)
     paths = sample_paths(folder, numbers)
-    if not math.isfinite(psi):
-        raise UserError(f"psi {psi} is no number: give one, such as 0.7; 1 truncates nothing")
+    check_number("psi", psi)
     generator = load_generator(checkpoint, partitions).to(pick_device(device))
     frames = None
     if gif is not None:
         frames = interpolate(generator, numbers, gif, truncation_psi=psi)
-    remove_samples(paths)
-    images = []
+    images: list[torch.Tensor] = []
     for seed, path in zip(progress(numbers, unit="image"), paths, strict=True):
-        images.append(sample_images(generator, [seed], truncation_psi=psi))
+        image = sample_images(generator, [seed], truncation_psi=psi)
+        if not images:
+            remove_samples(paths)  # not before there is an image to take their place
+        images.append(image)
         save_png(path, images[-1][0])
     columns = math.ceil(len(numbers) ** 0.5)
     grid, interpolation = SHEETS

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import functools
-import json
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -17,7 +17,8 @@ from stylenat.attention.partitions import (
     parse_levels,
     resolutions,
 )
-from stylenat.errors import UserError
+from stylenat.errors import UserError, check_number
+from stylenat.paths import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ SEED = Allowed(lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1")
 WIDTHS = Allowed(
     lambda value: all(type(width) is int and width > 0 for width in value), "whole numbers above 0"
 )
+
+# What a field of that type may be given as.
+_KINDS: dict[type, type] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 
 # Left out of a run's identity where they have their defaults: runs recorded before these existed keep their
 # names.
@@ -137,6 +141,7 @@ class Config:
     cost: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._check_ranges()
         self._check_batches()
         self._check_levels()
@@ -144,9 +149,22 @@ class Config:
             object.__setattr__(self, "partitions", parse_levels(self.partitions, self.level_heads))
         self._check_partitions()
 
+    def _check_types(self) -> None:
+        """Numbers become Python's own: JSON has no form for NumPy's."""
+        for name, kind in get_type_hints(Config).items():
+            value = getattr(self, name)
+            expected = _KINDS.get(kind)
+            if expected is None or type(value) is kind or (kind is float and type(value) is int):
+                continue
+            if isinstance(value, bool) or not isinstance(value, expected):
+                raise UserError(f"{name}={value!r} is {type(value).__name__}, expected {kind.__name__}")
+            object.__setattr__(self, name, kind(value))
+
     def _check_ranges(self) -> None:
         for name, allowed in _ranges().items():
             value = getattr(self, name)
+            if isinstance(value, float):
+                check_number(name, value)
             if not allowed.holds(value):
                 raise UserError(f"{name}={value!r} must be {allowed.words}")
 
@@ -214,7 +232,7 @@ class Config:
             if field.name == "cost" or (field.name in _OMITTED_DEFAULTS and value == field.default):
                 continue
             plain[field.name] = format_levels(value) if field.name == "partitions" else value
-        return json.loads(json.dumps(plain))
+        return from_json(to_json(plain))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Config":

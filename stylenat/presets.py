@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from stylenat.attention.partitions import (
 )
 from stylenat.config import Config, convert_value
 from stylenat.errors import unknown
+from stylenat.paths import to_json
 
 
 def _published_widths(resolution: int, multiplier: int) -> tuple[int, ...]:
@@ -169,5 +169,5 @@ def run_id(config: Config) -> str:
     preset = PRESETS.get(config.preset)
     if preset is not None and preset.to_dict() == config.to_dict():
         return config.preset
-    text = json.dumps(config.to_dict(), sort_keys=True)
+    text = to_json(config.to_dict(), sort_keys=True)
     return f"{config.preset}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from stylenat.attention.partitions import format_partitions
 from stylenat.checkpoints.load import MODEL_FILE, Checkpoint, build_from, open_checkpoint
 from stylenat.checkpoints.model_card import model_card
 from stylenat.checkpoints.published import NETWORK_NAMES, published_contents
-from stylenat.checkpoints.tensors import Tensors, save_tensors
+from stylenat.checkpoints.tensors import Tensors, check_finite, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import expand, write_atomically
+from stylenat.paths import expand, to_json, write_atomically
 from stylenat.reporting.records import read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
@@ -57,6 +56,7 @@ def convert(
     networks: dict[str, Tensors] = {"g_ema": generator.state_dict()}
     if compact:
         networks["g_ema"] = {name: tensor.half() for name, tensor in networks["g_ema"].items()}
+        check_finite(networks["g_ema"], f"{checkpoint.path}, g_ema in float16")  # from 65520 on: infinite
         generator.load_state_dict(networks["g_ema"])  # the mean style is that of the weights as stored
     else:
         networks |= {name: checkpoint.tensors(name) for name in names[1:]}
@@ -72,7 +72,7 @@ def convert(
         save_tensors(path / f"{name}.safetensors", tensors)
     facts = _facts(checkpoint, generator, networks)
     write_atomically(path / "README.md", model_card(facts))
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    text = to_json(facts, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path / MODEL_FILE, text)  # last: now it is a model
     return path
 

@@ -1,6 +1,6 @@
 """Networks from checkpoints of every kind: published `.pt`, model folders, safetensors, runs."""
 
-import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +23,14 @@ from stylenat.attention.partitions import (
 )
 from stylenat.checkpoints.published import from_published, read_pt, state_dicts
 from stylenat.checkpoints.run import Run, is_run
-from stylenat.checkpoints.tensors import Tensors, load_tensors, unwrapped
+from stylenat.checkpoints.tensors import Tensors, check_finite, load_tensors, unwrapped
 from stylenat.config import Config
 from stylenat.errors import UserError
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import find_path, workspace
+from stylenat.paths import find_path, from_json, to_json, workspace
 
 MODEL_FILE = "model.json"  # makes a folder a model
 LONGEST_SETTING = 1000  # characters of a list that is kept
@@ -60,7 +60,7 @@ class Checkpoint:
         """A network's tensors, float32 copies on the CPU.
 
         Raises:
-            UserError: it is not there.
+            UserError: it is not there, or holds a number that is not finite in float32.
         """
         if name not in self.networks:
             raise UserError(f"{self.path} has no network {name!r}: it holds {', '.join(self.networks)}")
@@ -68,6 +68,7 @@ class Checkpoint:
         for key, tensor in self.networks[name]().items():
             # Copies: a file that is mapped may be gone tomorrow.
             copies[key] = tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
+        check_finite(copies, f"{self.path}: {name}")
         return copies
 
 
@@ -124,8 +125,12 @@ def _plain_settings(args: Mapping[str, Any]) -> Facts:
 
 
 def _plain_setting(value: object) -> object:
+    """A setting as JSON can hold it; None where it can't. An infinite limit, say, becomes text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, list):
-        return value if len(json.dumps(value, default=str)) < LONGEST_SETTING else None
+        entries = [_plain_setting(entry) for entry in value]
+        return entries if len(to_json(entries)) < LONGEST_SETTING else None
     return value if isinstance(value, str | int | float | bool) else None
 
 
@@ -142,7 +147,7 @@ def _find(settings: Mapping[str, Any], name: str) -> Any:
 
 def _open_model(path: Path) -> Checkpoint:
     try:
-        facts = json.loads((path / MODEL_FILE).read_text(encoding="utf-8"))
+        facts = from_json((path / MODEL_FILE).read_text(encoding="utf-8"))
         levels: list[GivenLevel] = []
         if "generator" not in facts:  # it is StyleNAT's
             levels += [parse_partitions(text) for text in facts["partitions"]]
@@ -229,14 +234,13 @@ def build_from(
         partitions: see `load_generator`.
     """
     tensors = checkpoint.tensors(name)
-    mean = tensors.pop("mean_style", None)
+    tensors.pop("mean_style", None)  # of model folders, for other programs: here it follows the weights
     generator: Generator
     if "config" in checkpoint.facts and not (_is_stylenat(tensors) and _has_position_tables(tensors)):
         generator = _build_configured(checkpoint)
     else:
         generator = _build_stylenat(tensors, checkpoint, name, partitions)
     _fill(generator, tensors, f"{checkpoint.path}: {name}")
-    generator.mean_style = mean
     return generator
 
 

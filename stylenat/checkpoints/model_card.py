@@ -1,11 +1,11 @@
 """The model card of a model folder: what `model.json` holds, for readers."""
 
-import json
 from typing import Any
 
 from stylenat.attention.partitions import Full, parse_partitions, resolutions
 from stylenat.data.catalog import NAMED
 from stylenat.evaluation.metrics import Score
+from stylenat.paths import to_json
 from stylenat.reporting.markdown import table
 
 # Settings that a schedule is known by.
@@ -94,7 +94,7 @@ def _data(facts: dict[str, Any]) -> str:
 def _schedule(config: dict[str, Any], settings: dict[str, Any] | None) -> str:
     if config:
         return ", ".join(f"{name} {config[name]}" for name in SHOWN)
-    return f"`{json.dumps(settings)}`" if settings else "not recorded in the file"
+    return f"`{to_json(settings)}`" if settings else "not recorded in the file"
 
 
 def _score(entry: dict[str, Any] | None) -> str:

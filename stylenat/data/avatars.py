@@ -8,14 +8,14 @@ pixels are the same bytes on every machine.
 """
 
 import hashlib
-from collections.abc import Sequence
-from functools import cache, cached_property
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from stylenat.data.sources import Header, Source, manifest_of, pixels_sha256
+from stylenat.data.sources import Header, Source, pixels_sha256
 from stylenat.errors import UserError
 
 AVATARS = "avatars"
@@ -161,15 +161,12 @@ class Avatars(Source):
         """See `Source`."""
         return range(TRAIN, TRAIN + HELD_OUT)
 
-    @cached_property
-    def manifest(self) -> str:
-        """sha256 of names and recipes: the parts' hash, and the image's parts and colors."""
-        digests = []
+    def _digests(self) -> Iterator[str]:
+        """Of recipes instead of files: the parts' hash, and the image's parts and colors."""
         for row in self.factors.tolist():
             values = [FACTORS[factor][number] for factor, number in zip(FACTORS, row, strict=True)]
             colors = [COLORS[factor][value] for factor, value in zip(COLORS, values, strict=False)]
-            digests.append(hashlib.sha256(f"{PARTS_SHA256} {values} {colors}".encode()).hexdigest())
-        return manifest_of(self.names, digests)
+            yield hashlib.sha256(f"{PARTS_SHA256} {values} {colors}".encode()).hexdigest()
 
     def header(self, index: int) -> Header:
         """See `Source`."""

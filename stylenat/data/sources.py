@@ -21,7 +21,7 @@ import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -66,9 +66,13 @@ def pixels_sha256(images: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
-def manifest_of(names: Iterable[str], digests: Iterable[str]) -> str:
-    """sha256 of the lines `<file sha256>  <relative name>` in name order, the way `sha256sum` lists them."""
-    lines = (f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
+def manifest_sha256(files: Mapping[str, str]) -> str:
+    """sha256 of the lines `<file sha256>  <relative name>`, the way `sha256sum` lists them.
+
+    Args:
+        files: hashes by name, in name order.
+    """
+    lines = (f"{digest}  {name}\n" for name, digest in files.items())
     # A folder's names may hold bytes that are no UTF-8.
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -121,10 +125,19 @@ class Source(ABC):
         """Positions of the held-out images, in name order: every fifth, unless the set says otherwise."""
         return range(len(self.names))[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
 
-    @property
-    @abstractmethod
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """sha256 of every image's file by name, in name order; read when it is first asked for."""
+        return dict(zip(self.names, self._digests(), strict=True))
+
+    @cached_property
     def manifest(self) -> str:
         """sha256 of names and files."""
+        return manifest_sha256(self.files)
+
+    @abstractmethod
+    def _digests(self) -> Iterable[str]:
+        """sha256 of every image's file."""
 
     @abstractmethod
     def header(self, index: int) -> Header:
@@ -184,10 +197,8 @@ class NotoFaces(Source):
                 "the package or run scripts/make_noto_faces.py."
             )
 
-    @cached_property
-    def manifest(self) -> str:
-        """See `Source`."""
-        return manifest_of(self.names, map(pixels_sha256, self.pixels))
+    def _digests(self) -> Iterable[str]:
+        return map(pixels_sha256, self.pixels)
 
     def header(self, index: int) -> Header:
         """See `Source`."""
@@ -261,9 +272,8 @@ class _Files(Source):
     def open_member(self, member: str) -> IO[bytes]:
         """Open a file for reading."""
 
-    @cached_property
-    def manifest(self) -> str:
-        return manifest_of(self.names, map(self._digest, with_progress(self.members, "hashing")))
+    def _digests(self) -> Iterable[str]:
+        return map(self._digest, with_progress(self.members, "hashing"))
 
     def _digest(self, member: str) -> str:
         try:

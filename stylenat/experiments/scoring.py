@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from stylenat.evaluation.metrics import METRICS
 from stylenat.evaluation.samples import as_samples, dataset_batches
 from stylenat.experiments.grid import Cell, Grid, Scoring
 from stylenat.features.networks import NETWORKS, FeatureNetwork
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import from_json, to_json, workspace, write_atomically
 from stylenat.progress import progress
 
 SCORED = ("fd-lite0", "kid-lite0")
@@ -91,7 +90,7 @@ def read_scores(cell: Cell) -> CellScores | None:
     if not path.is_file():
         return None
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = from_json(path.read_text(encoding="utf-8"))
         return CellScores(**{**entries, "scores": tuple(entries["scores"])})
     except (ValueError, TypeError, KeyError) as error:
         where = path.relative_to(workspace()).as_posix()
@@ -152,7 +151,7 @@ def score_cell(
             for name in SCORED:
                 row |= {name: METRICS[name].compute(reference, fake)[METRICS[name].columns[0]]}
             rows.append(row)
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomically(path, "".join(to_json(row) + "\n" for row in rows))
     wanted = [row for row in rows if (row["nimg"], row["sample_seed"]) in todo]
     scores = CellScores(
         run_id=cell.run_id,
@@ -163,7 +162,7 @@ def score_cell(
         fd_components=components_distance(read_moments(cell.grid), read_moments(cell)),
         seconds=round(time.perf_counter() - start, 1),
     )
-    text = json.dumps(dataclasses.asdict(scores), indent=1, sort_keys=True)
+    text = to_json(dataclasses.asdict(scores), indent=1, sort_keys=True)
     write_atomically(scores_path(cell), text + "\n")
     return scores
 
@@ -172,7 +171,7 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and the run is scored again") from None
 

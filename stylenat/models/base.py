@@ -16,6 +16,18 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+class MeanStyle(NamedTuple):
+    """A mean style and what it was estimated from.
+
+    Attributes:
+        mean: the mean w `(latent_dim,)`.
+        probe: styles `(n, latent_dim)` of fixed latents by the same weights; other weights give other ones.
+    """
+
+    mean: Tensor
+    probe: Tensor
+
+
 class Stage(NamedTuple):
     """What a generator computes for one level.
 
@@ -43,11 +55,9 @@ class Generator(nn.Module, ABC):
         resolutions: as given.
         widths: as given.
         latent_dim: as given.
-        mean_style: the mean w `(latent_dim,)` that truncation moves towards; None until it is estimated.
+        mean_style: what `sampling.sample.mean_style` keeps, which also tells whether it still holds.
         checkpoint_levels: resolutions whose activations are computed again in the backward pass, not kept.
     """
-
-    mean_style: Tensor | None
 
     def __init__(self, resolutions: Sequence[int], widths: Sequence[int], latent_dim: int) -> None:
         super().__init__()
@@ -55,7 +65,7 @@ class Generator(nn.Module, ABC):
         self.widths = tuple(widths)
         self.latent_dim = latent_dim
         self.checkpoint_levels: tuple[int, ...] = ()
-        self.register_buffer("mean_style", None, persistent=False)  # no tensor of the published state dict
+        self.mean_style: MeanStyle | None = None  # no buffer: a copy of other weights has no use for it
 
     @property
     def resolution(self) -> int:

@@ -91,7 +91,12 @@ def published_numbers() -> PublishedNumbers:
 
 
 def published() -> pd.DataFrame:
-    """The same rows as a tidy table, with values as floats."""
+    """The same rows as a tidy table, with values as floats.
+
+    Raises:
+        UserError: as of `published_numbers`.
+    """
+    published_numbers()  # checks them
     return pd.read_csv(
         workspace("results", "paper.csv"),
         keep_default_na=False,

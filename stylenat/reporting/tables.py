@@ -21,7 +21,7 @@ from stylenat.reporting.claims import (
     sources_list,
 )
 from stylenat.reporting.paper import Key, published_numbers
-from stylenat.reporting.protocol import check_same_protocol
+from stylenat.reporting.protocol import check_same_data, check_same_protocol
 from stylenat.reporting.records import RunRecord, load_records
 
 PUBLISHED = {  # column of the table: quantity, dataset and resolution in results/paper.csv
@@ -52,10 +52,19 @@ def group_records(records: Iterable[RunRecord]) -> dict[Group, list[RunRecord]]:
     for record in records:
         groups.setdefault((record.dataset.name, record.dataset.resolution), []).append(record)
     for group in groups.values():
-        scored = [record for record in group if record.score]
-        for other in scored[1:]:
-            check_same_protocol(scored[0], other)
+        _check_group(group)
     return dict(sorted(groups.items()))
+
+
+def _check_group(group: Sequence[RunRecord]) -> None:
+    """Check that records may share a table: each with the first of those that have the same metric."""
+    known = [record for record in group if record.dataset.manifest]
+    for other in known[1:]:
+        check_same_data(known[0], other)
+    first: dict[str, RunRecord] = {}
+    for record in group:
+        for metric in record.score.protocol["metrics"] if record.score else ():
+            check_same_protocol(first.setdefault(metric, record), record)
 
 
 def shown_keys(records: Iterable[RunRecord]) -> list[ScoreKey]:
@@ -302,6 +311,9 @@ def update_readme(path: Path | None = None) -> None:
         "claims": tables["readme-claims"],
     }
     try:
-        markdown.rewrite_blocks(readme, bodies)
+        page = readme.read_text(encoding="utf-8")
+        for name, body in bodies.items():  # the block of the ablation has its own function, upstairs
+            page = markdown.replace_block(page, name, body)
+        write_atomically(readme, page)
     except UserError as error:
         raise UserError(f"{readme.name}: {error}") from None

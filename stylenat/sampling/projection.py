@@ -96,7 +96,8 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
         steps: of the optimization.
 
     Raises:
-        UserError: an image of another kind or size, no steps, or no EfficientNet-Lite0.
+        UserError: an image of another kind or size, no steps, no EfficientNet-Lite0, or a loss that is not
+            finite.
     """
     size = generator.resolution
     if image.dtype != torch.uint8 or tuple(image.shape) != (3, size, size):
@@ -118,10 +119,14 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
         images = generator.synthesis(w.to(mean.dtype))  # (1, 3, R, R)
         distance = perceptual_distance(feature_pyramid(denormalize(images)), features)
         loss = distance + PIXELS * F.mse_loss(images, pixels)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise UserError(
+                f"projection stopped at step {step}: the loss is {losses[-1]}; check the generator's weights"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
     found = w.detach().to(mean.dtype)
     return Projection(found, render(generator, found), losses)
 

@@ -760,7 +760,7 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
         (["--seeds", "0-3,2"], "seed 2 is given twice"),
         (["--gif", "-1"], "-1 frames"),
         (["--out", "~no-such-user/x"], "home folder is unknown"),
-        (["--psi", "nan"], "psi nan"),
+        (["--psi", "nan"], "psi=nan"),
         (["--gif", "0"], "0 frames"),
         (["--partitions", "1x3@1"], "1 levels"),
         (["--device", "tpu"], "device 'tpu'"),

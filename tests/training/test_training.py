@@ -359,7 +359,7 @@ def test_a_run_leaves_everything_and_nothing_half_written(unbroken, config):
     assert unbroken.snapshots() == [32, 64]
     assert unbroken.config == config
     assert {path.name for path in unbroken.path.iterdir()} == {
-        "config.json", "log.jsonl", "samples", "generators", "state",
+        "config.json", "dataset.json", "log.jsonl", "samples", "generators", "state",
     }  # fmt: skip
     assert [path.name for path in sorted((unbroken.path / "samples").iterdir())] == [
         "000000032.png",
