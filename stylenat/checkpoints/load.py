@@ -231,8 +231,15 @@ def build_from(
     tensors = checkpoint.tensors(name)
     mean = tensors.pop("mean_style", None)
     generator: Generator
-    if "config" in checkpoint.facts and not _is_stylenat(tensors):
+    if not _is_stylenat(tensors) and "config" in checkpoint.facts:
+        if partitions is not None:
+            raise UserError(f"partitions={partitions!r}: {checkpoint.path} is of a generator that has none")
         generator = _build_configured(checkpoint)
+    elif not any(key.startswith("layers.0.blocks.") for key in tensors):
+        raise UserError(
+            f"{checkpoint.path}: {name} is no generator of StyleNAT's, and the file does not say whose it "
+            "is: give its run or model folder"
+        )
     else:
         generator = _build_stylenat(tensors, checkpoint, name, partitions)
     _fill(generator, tensors, f"{checkpoint.path}: {name}")

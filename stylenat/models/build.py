@@ -5,8 +5,11 @@ from typing import Any
 from stylenat.config import Config
 from stylenat.models.base import Generator
 from stylenat.models.discriminator import Discriminator
+from stylenat.models.hit import HiT
+from stylenat.models.stylegan_xl import StyleGANXL
 from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
+from stylenat.stages import HiTStage, SynthesisStage
 
 
 def build_generator(config: Config | str, **overrides: Any) -> Generator:
@@ -20,6 +23,13 @@ def build_generator(config: Config | str, **overrides: Any) -> Generator:
         UserError: as of `get_config`.
     """
     resolved = _resolve(config, overrides)
+    if resolved.generator == "hit":
+        levels = [HiTStage(*stage) for stage in resolved.stages]
+        return HiT(resolved.widths, levels, resolved.latent_dim)
+    if resolved.generator == "stylegan-xl":
+        stages = [SynthesisStage(*stage) for stage in resolved.stages]
+        sizes = (resolved.latent_dim, resolved.style_dim, resolved.mapping_depth)
+        return StyleGANXL(stages, *resolved.widths, *sizes)
     return StyleNAT(resolved.widths, resolved.partitions, resolved.latent_dim, resolved.mapping_depth)
 
 

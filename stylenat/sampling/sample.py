@@ -86,7 +86,7 @@ def latents(generator: Generator, seeds: Seeds) -> Tensor:
 
 @torch.no_grad()
 def mean_style(generator: Generator) -> Tensor:
-    """The mean of `MEAN_STYLES` styles, `(latent_dim,)`; estimated once and kept in the generator."""
+    """The mean of `MEAN_STYLES` styles, `(style_dim,)`; estimated once and kept in the generator."""
     if generator.mean_style is None:
         random = torch.Generator().manual_seed(0)
         z = torch.randn(MEAN_STYLES, generator.latent_dim, generator=random)  # (10000, latent_dim)
@@ -99,7 +99,7 @@ def styles(generator: Generator, seeds: Seeds, truncation_psi: float = 1.0) -> T
     """Styles w of seeds; see `check_seeds` and `truncate`.
 
     Returns:
-        `(len(seeds), latent_dim)`, on the generator's device.
+        `(len(seeds), style_dim)`, on the generator's device.
     """
     w = generator.mapping(latents(generator, seeds).to(generator.device, generator.dtype))
     return truncate(generator, w, truncation_psi)
@@ -110,14 +110,20 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 
     Args:
         generator: whose mean style.
-        w: w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+        w: w `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
         truncation_psi: 1 changes nothing, 0 gives the mean style for every w.
 
     Returns:
         Of w's shape.
+
+    Raises:
+        UserError: the generator has no learned styles, and psi is not 1.
     """
     if truncation_psi == 1:
         return w
+    if not generator.has_style_space:
+        name = type(generator).__name__
+        raise UserError(f"psi {truncation_psi:g}: {name} has no learned styles to truncate, take psi 1")
     return mean_style(generator).lerp(w, truncation_psi)
 
 
@@ -177,7 +183,7 @@ def sample_sheet(generator: Generator) -> Tensor:
 
 @torch.no_grad()
 def render(generator: Generator, w: Tensor) -> Tensor:
-    """Images of styles w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+    """Images of styles w `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
 
     Returns:
         uint8 `(B, 3, R, R)` on the CPU.
@@ -191,18 +197,18 @@ def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -
 
     Args:
         generator: whose levels.
-        coarse: styles w `(B, latent_dim)`.
-        fine: styles w `(B, latent_dim)`.
+        coarse: styles w `(B, style_dim)`.
+        fine: styles w `(B, style_dim)`.
         level: one of the generator's resolutions (the first: `fine` alone).
 
     Returns:
-        w+ `(B, num_styles, latent_dim)`.
+        w+ `(B, num_styles, style_dim)`.
 
     Raises:
         UserError: there is no such level.
     """
     below = generator.first_style(level)
-    lower = coarse[:, None].expand(-1, below, -1)  # (B, below, latent_dim)
+    lower = coarse[:, None].expand(-1, below, -1)  # (B, below, style_dim)
     upper = fine[:, None].expand(-1, generator.num_styles - below, -1)
     return torch.cat([lower, upper], dim=1)
 
