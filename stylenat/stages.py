@@ -38,7 +38,7 @@ class SynthesisStage(NamedTuple):
 
 
 def hit_resolutions(count: int) -> tuple[int, ...]:
-    """Tokens a side of HiT's levels: 8, 16, …"""
+    """Tokens a side of HiT's levels: 8, 16 and so on."""
     return tuple(8 * 2**i for i in range(count))
 
 

@@ -20,6 +20,7 @@ def model_card(facts: dict[str, Any]) -> str:
     """
     config = facts.get("config", {})
     size = facts["resolution"]
+    psi = _if(" --psi 0.7", facts["mean_style"])
     return f"""---
 library_name: stylenat
 pipeline_tag: unconditional-image-generation
@@ -51,7 +52,7 @@ Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 ## Use
 
 ```sh
-python -m stylenat sample PATH --seeds 0-15{" --psi 0.7" if facts["mean_style"] else ""} --out samples
+python -m stylenat sample PATH --seeds 0-15{psi} --out samples
 ```
 
 {_images(facts["mean_style"])}
@@ -63,8 +64,8 @@ def _images(mean_style: dict[str, Any] | None) -> str:
     if not mean_style:
         return "Images come out ImageNet-normalized. There is no mapping network, and so no truncation."
     return (
-        f"Images come out ImageNet-normalized; truncation moves towards the mean of {mean_style['styles']:,}\n"
-        f"styles of seed {mean_style['seed']}, stored as `mean_style`."
+        "Images come out ImageNet-normalized; truncation moves towards the mean of "
+        f"{mean_style['styles']:,}\nstyles of seed {mean_style['seed']}, stored as `mean_style`."
     )
 
 

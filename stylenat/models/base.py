@@ -119,6 +119,14 @@ class Generator(nn.Module, ABC):
         name = type(self).__name__
         raise UserError(f"level {resolution} of {name} has no attention to show: take another generator")
 
+    def describe_level(self, resolution: int) -> str:
+        """What a level is made of, in a few words.
+
+        Raises:
+            UserError: there is no such level.
+        """
+        return f"{self.widths[self.level_index(resolution)]} channels"
+
     def forward(self, z: Tensor) -> Tensor:
         """Latents z `(B, latent_dim)` → ImageNet-normalized images `(B, 3, R, R)`."""
         return self.synthesis(self.mapping(z))

@@ -28,8 +28,8 @@ def build_generator(config: Config | str, **overrides: Any) -> Generator:
         return HiT(resolved.widths, levels, resolved.latent_dim)
     if resolved.generator == "stylegan-xl":
         stages = [SynthesisStage(*stage) for stage in resolved.stages]
-        sizes = (resolved.latent_dim, resolved.style_dim, resolved.mapping_depth)
-        return StyleGANXL(stages, *resolved.widths, *sizes)
+        most, last = resolved.widths
+        return StyleGANXL(stages, most, last, resolved.latent_dim, resolved.style_dim, resolved.mapping_depth)
     return StyleNAT(resolved.widths, resolved.partitions, resolved.latent_dim, resolved.mapping_depth)
 
 

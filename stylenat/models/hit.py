@@ -5,12 +5,13 @@ level reads by cross-attention. Batch norm is the only norm.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylenat.attention.transforms import func_differentiates, softmax, wrapped
+from stylenat.attention.transforms import func_differentiates, softmax, transformed, wrapped
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, Stage
 from stylenat.models.stylenat import MLP
@@ -54,7 +55,7 @@ class BatchNorm(nn.Module):
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + 1e-3)  # (C,)
             return torch.addcmul(self.bias - self.running_mean * scale, exact, scale).to(x.dtype)
-        if wrapped(x) or func_differentiates():
+        if transformed() and (wrapped(x) or func_differentiates()):
             raise UserError(
                 "batch norm moves its averages at every call in training mode, which torch.func cannot "
                 "transform: call eval() on the generator first"
@@ -316,6 +317,7 @@ class HiT(Generator):
         check_hit(stages, widths)
         super().__init__(hit_resolutions(len(widths)), widths, latent_dim)
         first = widths[0]
+        self.stage_plan = tuple(stages)
         self.input = nn.Linear(latent_dim, FIRST_SIDE**2 * first)
         self.memory = Memory(latent_dim, first)
         self.levels = nn.ModuleList()
@@ -325,7 +327,7 @@ class HiT(Generator):
             self.levels.append(Level(side, width, first, stage))
             if not stage.patch:
                 self.to_rgbs.append(ToRGB(width))
-        for width, next_width in zip(widths[:-1], widths[1:], strict=True):
+        for width, next_width in pairwise(widths):
             self.upsamples.append(Upsample(width, next_width))
         self.apply(_initialize)
 
@@ -358,6 +360,12 @@ class HiT(Generator):
                 x = self.upsamples[i](x)  # (B, 2r, 2r, C')
         assert image is not None  # the last level has colors
         return image
+
+    def describe_level(self, resolution: int) -> str:
+        """The level's units and heads."""
+        units, heads, patch = self.stage_plan[self.level_index(resolution)]
+        kind = f"multi-axis attention in patches of {patch} × {patch}" if patch else "a residual perceptron"
+        return f"cross-attention of {heads} heads, then {units} × {kind}"
 
     def stages(self) -> list[Stage]:
         """Each level's units, colors and way up; the first has the input as well."""

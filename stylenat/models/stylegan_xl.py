@@ -78,12 +78,16 @@ class FourierInput(nn.Module):
         x, y = self.frequencies.to(exact).unbind(1)  # (C,) each
         x, y = cosine * x + sine * y, cosine * y - sine * x  # (B, C) each: frequencies · R
         matrix = self.transform.to(exact)
-        phases = self.phases.to(exact) + x * (matrix[0, 2] - values[:, 2:3]) + y * (matrix[1, 2] - values[:, 3:])
+        phases = (
+            self.phases.to(exact) + x * (matrix[0, 2] - values[:, 2:3]) + y * (matrix[1, 2] - values[:, 3:])
+        )
         x, y = x * matrix[0, 0] + y * matrix[1, 0], x * matrix[0, 1] + y * matrix[1, 1]
         signal = self.signal
         fade = (torch.hypot(x, y) - signal.cutoff) / (signal.rate / 2 - signal.cutoff)
         amplitudes = (1 - fade).clamp(0, 1)[:, :, None, None]
-        axis = (torch.arange(signal.size, device=values.device, dtype=exact) + 0.5 - signal.size / 2) / signal.rate
+        axis = (
+            torch.arange(signal.size, device=values.device, dtype=exact) + 0.5 - signal.size / 2
+        ) / signal.rate
         along_x = x[:, :, None, None] * axis  # (B, C, 1, size)
         along_y = (y[:, :, None] * axis + phases[:, :, None])[..., None]  # (B, C, size, 1)
         return torch.sin(2 * math.pi * (along_x + along_y)) * amplitudes
@@ -209,9 +213,17 @@ class StyleGANXL(Generator):
             x = self.call_level(plan.resolution, layer, x, style)
         return x * OUTPUT_SCALE
 
+    def describe_level(self, resolution: int) -> str:
+        """The stage's layers."""
+        self.level_index(resolution)
+        kernels = [
+            plan.kernel_size for plan in self.plans if plan.resolution == resolution and not plan.to_rgb
+        ]
+        return f"{len(kernels)} convolutions of {kernels[0]} × {kernels[0]}"
+
     def stages(self) -> list[Stage]:
         """Each stage's layers; the first has the input as well."""
-        found = []
+        found: list[Stage] = []
         for resolution in self.resolutions:
             modules: list[nn.Module] = [] if found else [self.input]
             for plan, layer in zip(self.plans, self.layers, strict=True):

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
-from stylenat.attention.partitions import Full, HeadPartition, Level, ShiftedWindows, check_fits, resolutions
+from stylenat.attention.partitions import (
+    Full,
+    HeadPartition,
+    Level,
+    ShiftedWindows,
+    check_fits,
+    format_partitions,
+    resolutions,
+)
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
 from stylenat.attention.transforms import sizes
 from stylenat.errors import UserError
@@ -218,6 +226,11 @@ class StyleNAT(Generator):
             image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
         assert image is not None  # there is a level
         return image
+
+    def describe_level(self, resolution: int) -> str:
+        """The level's partitions."""
+        partitions = self.partitions[self.level_index(resolution)]
+        return "full attention" if isinstance(partitions[0], Full) else format_partitions(partitions)
 
     def stages(self) -> list[Stage]:
         """Each level's blocks with the way up, and its colors."""

@@ -87,7 +87,9 @@ def test_multi_axis_attention_is_that_of_loops():
         grid = [(row, column) for row in range(height) for column in range(width)]
         for image in range(2):
             for row, column in grid:
-                inside = [(r, c) for r, c in grid if (r // patch, c // patch) == (row // patch, column // patch)]
+                inside = [
+                    (r, c) for r, c in grid if (r // patch, c // patch) == (row // patch, column // patch)
+                ]
                 across = [(r, c) for r, c in grid if (r % patch, c % patch) == (row % patch, column % patch)]
                 for head in range(heads):
                     seen = inside if head < heads // 2 else across
