@@ -69,6 +69,15 @@ def test_cutoffs_and_rates_are_the_published_ones():
     assert starts == pytest.approx({16: 2, 32: 6.727, 64: 13.454, 128: 26.909, 256: 53.817}, rel=1e-4)
 
 
+def test_stopbands_rise_from_stage_to_stage():
+    """By hand for the last kept layers of B, of its stem (7 of 8 steps) and its next stage (4 of 5)."""
+    layers = plan("stylegan-xl-b")
+    stem = 2**2.1 * (8 * 2**0.3 / 2**2.1) ** (7 / 8)
+    stage = stem * (16 * 2**0.3 / stem) ** (4 / 5)
+    for layer, stopband in ((layers[7], stem), (layers[12], stage), (layers[-1], 128 * 2**0.3)):
+        assert layer.outputs.cutoff + layer.outputs.half_width == pytest.approx(stopband, rel=1e-12)
+
+
 @pytest.mark.parametrize("preset", ["stylegan-xl-a", "stylegan-xl-c", "stylegan-xl-e", "stylegan-xl-32"])
 def test_every_layer_keeps_to_its_band(preset):
     """The stopband begins at half the rate or above it in critical layers alone; the rate never falls."""

@@ -264,6 +264,20 @@ def test_moving_the_input_by_half_a_sample_moves_the_image(axis, monkeypatch):
 
 
 @torch.no_grad()
+def test_the_generator_is_its_layers_in_a_row():
+    generator = small_generator()
+    z = torch.randn(2, 5, dtype=torch.float64)
+    w = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+    for layer in generator.style[1:]:
+        w = w @ (layer.weight.T / 100 / math.sqrt(w.shape[1])) + layer.bias / 100
+        w = torch.where(w < 0, 0.2 * w, w) * math.sqrt(2)
+    x = generator.input(w)
+    for layer in generator.layers:
+        x = layer(x, w)
+    torch.testing.assert_close(generator(z), x / 4)
+
+
+@torch.no_grad()
 def test_equal_styles_are_one_style_and_each_counts():
     generator = small_generator()
     nn.init.normal_(generator.input.affine.weight)
