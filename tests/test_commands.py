@@ -307,11 +307,9 @@ def test_help_lists_the_commands_in_their_order(capsys):
     [(["evaluate"], METRICS), (["throughput"], [*PROTOCOLS, *PRESETS]), (["train"], PRESETS), ([], ["data"])],
 )
 def test_names_are_in_the_help(capsys, words, names):
-    text = output_of(capsys, *words, "--help")
+    text = re.sub(r"-\n +", "-", output_of(capsys, *words, "--help"))  # a name may be broken at its hyphen
     for name in names:
-        assert re.search(rf"(?<![\w-]){name}(?![\w-])", text.replace("-\n", "-")), (
-            f"{name} is not in the help"
-        )
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"{name} is not in the help"
 
 
 def test_names_that_help_repeats_are_those_of_the_package():

@@ -38,8 +38,8 @@ from stylenat.figures.samples import interpolation_strip, mixing_grid, truncatio
 from stylenat.images import to_uint8
 from stylenat.paths import from_json, to_json
 from stylenat.presets import get_config
-from stylenat.reporting.records import load_records, record_path, write_record
 from stylenat.reporting.paper import published
+from stylenat.reporting.records import load_records, record_path, write_record
 from stylenat.reporting.tables import build_tables
 from stylenat.sampling.projection import project
 from stylenat.sampling.sample import (

@@ -81,7 +81,7 @@ class ThroughputRow:
         latency_ms_high: greatest.
         peak_memory_mib: of a GPU by tensors, on a CPU of the whole process.
         dense_gmac: 10⁹ multiply-accumulates of a call by learned weights.
-        attention_gmac: 10⁹ multiply-accumulates of a call in attention.
+        attention_gmac: 10⁹ multiply-accumulates of a call in attention; of StyleGAN-XL, in its filters.
         matmul_ms: median milliseconds of the dense products alone.
         times_matmul: median of a call's time by the matmul time next to it.
         times_matmul_low: least.

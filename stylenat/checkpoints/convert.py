@@ -67,7 +67,8 @@ def convert(
         torch.save(published_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
         write_atomically(path, buffer.getvalue())
         return path
-    networks["g_ema"]["mean_style"] = mean_style(generator)
+    if generator.has_style_space:
+        networks["g_ema"]["mean_style"] = mean_style(generator)
     for name, tensors in networks.items():
         save_tensors(path / f"{name}.safetensors", tensors)
     facts = _facts(checkpoint, generator, networks)
@@ -107,7 +108,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
     if isinstance(generator, StyleNAT):
         own: dict[str, Any] = {"partitions": [format_partitions(level) for level in generator.partitions]}
     else:
-        own = {"generator": type(generator).__name__}
+        own = {"generator": type(generator).__name__, "resolutions": list(generator.resolutions)}
     return {
         **known,
         "resolution": generator.resolution,
@@ -115,7 +116,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
         "latent_dim": generator.latent_dim,
         **own,
         "parameters": count_parameters(generator),
-        "mean_style": {"styles": MEAN_STYLES, "seed": 0},
+        "mean_style": {"styles": MEAN_STYLES, "seed": 0} if generator.has_style_space else None,
         "networks": list(networks),
         "precision": _precision(networks["g_ema"]),
     }

@@ -237,7 +237,14 @@ def build_from(
     tensors.pop("mean_style", None)  # of model folders, for other programs: here it follows the weights
     generator: Generator
     if "config" in checkpoint.facts and not (_is_stylenat(tensors) and _has_position_tables(tensors)):
+        if partitions is not None and not _is_stylenat(tensors):
+            raise UserError(f"partitions={partitions!r}: {checkpoint.path} is of a generator that has none")
         generator = _build_configured(checkpoint)
+    elif not any(key.startswith("layers.0.blocks.") for key in tensors):
+        raise UserError(
+            f"{checkpoint.path}: {name} is no generator of StyleNAT's, and the file does not say whose it "
+            "is: give its run or model folder"
+        )
     else:
         generator = _build_stylenat(tensors, checkpoint, name, partitions)
     _fill(generator, tensors, f"{checkpoint.path}: {name}")

@@ -20,6 +20,7 @@ def model_card(facts: dict[str, Any]) -> str:
     """
     config = facts.get("config", {})
     size = facts["resolution"]
+    psi = _if(" --psi 0.7", facts["mean_style"])
     return f"""---
 library_name: stylenat
 pipeline_tag: unconditional-image-generation
@@ -51,19 +52,29 @@ Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 ## Use
 
 ```sh
-python -m stylenat sample PATH --seeds 0-15 --psi 0.7 --out samples
+python -m stylenat sample PATH --seeds 0-15{psi} --out samples
 ```
 
-Images come out ImageNet-normalized; truncation moves towards the mean of {facts["mean_style"]["styles"]:,}
-styles of seed {facts["mean_style"]["seed"]}, stored as `mean_style`.
+{_images(facts["mean_style"])}
 """
+
+
+def _images(mean_style: dict[str, Any] | None) -> str:
+    """What images are, and what truncation moves towards."""
+    if not mean_style:
+        return "Images come out ImageNet-normalized. There is no mapping network, and so no truncation."
+    return (
+        "Images come out ImageNet-normalized; truncation moves towards the mean of "
+        f"{mean_style['styles']:,}\nstyles of seed {mean_style['seed']}, stored as `mean_style`."
+    )
 
 
 def _levels(facts: dict[str, Any]) -> str:
     """The table of levels, with the partitions of StyleNAT's generator."""
     widths = facts["widths"]
     rows = []
-    for side, width in zip(resolutions(len(widths)), widths, strict=True):
+    sides = facts.get("resolutions") or resolutions(len(widths))  # StyleNAT's are not stored
+    for side, width in zip(sides, widths, strict=True):
         rows.append([str(side), str(width)])
     head = ["level", "channels"]
     if "partitions" in facts:

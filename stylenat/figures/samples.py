@@ -92,7 +92,7 @@ def _seed_labels(seeds: Seeds) -> list[str]:
 
 
 def _styles(generator: Generator, seeds: Seeds, truncation_psi: float) -> Tensor:
-    """Styles one by one, `(len(seeds), latent_dim)`: a seed's is the same everywhere, to the last bit."""
+    """Styles one by one, `(len(seeds), style_dim)`: a seed's is the same everywhere, to the last bit."""
     return torch.cat([styles(generator, [seed], truncation_psi) for seed in check_seeds(seeds)])
 
 
@@ -115,7 +115,7 @@ def truncation_sweep(
         seeds: one a row.
         psis: one a column.
     """
-    w = torch.stack([_styles(generator, seeds, psi) for psi in psis], dim=1)  # (seeds, psis, latent_dim)
+    w = torch.stack([_styles(generator, seeds, psi) for psi in psis], dim=1)  # (seeds, psis, style_dim)
     columns = [f"ψ = {psi:g}" for psi in psis]
     return _draw_labeled(_render(generator, w.flatten(0, 1)), columns, _seed_labels(seeds)).figure
 

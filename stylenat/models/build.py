@@ -9,8 +9,11 @@ from stylenat.attention.partitions import local_levels
 from stylenat.config import Config
 from stylenat.models.base import Generator
 from stylenat.models.discriminator import Discriminator
+from stylenat.models.hit import HiT
+from stylenat.models.stylegan_xl import StyleGANXL
 from stylenat.models.stylenat import StyleNAT
 from stylenat.presets import get_config
+from stylenat.stages import HiTStage, SynthesisStage
 
 LEAST_KERNEL = 3  # of a neighborhood: fits every level
 
@@ -26,6 +29,13 @@ def build_generator(config: Config | str, **overrides: Any) -> Generator:
         UserError: as of `get_config`.
     """
     resolved = _resolve(config, overrides)
+    if resolved.generator == "hit":
+        levels = [HiTStage(*stage) for stage in resolved.stages]
+        return HiT(resolved.widths, levels, resolved.latent_dim)
+    if resolved.generator == "stylegan-xl":
+        stages = [SynthesisStage(*stage) for stage in resolved.stages]
+        most, last = resolved.widths
+        return StyleGANXL(stages, most, last, resolved.latent_dim, resolved.style_dim, resolved.mapping_depth)
     return StyleNAT(
         resolved.widths,
         resolved.partitions,

@@ -6,13 +6,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
-from stylenat.attention.partitions import Full, HeadPartition, Level, ShiftedWindows, check_fits, resolutions
+from stylenat.attention.partitions import (
+    Full,
+    HeadPartition,
+    Level,
+    ShiftedWindows,
+    check_fits,
+    format_partitions,
+    resolutions,
+)
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
-from stylenat.attention.transforms import sizes, transformed
+from stylenat.attention.transforms import sizes
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, Stage
 from stylenat.models.layers import AdaIN, LayerNorm, MappingLayer, PixelNorm, fir_upsample, position_embedding
@@ -175,6 +181,8 @@ class StyleNAT(Generator):
         UserError: widths and partitions differ in number, or a partition does not fit its level.
     """
 
+    shows_attention = True
+
     def __init__(
         self,
         widths: Sequence[int],
@@ -218,17 +226,20 @@ class StyleNAT(Generator):
         """Styles w `(B, latent_dim)`, or w+ `(B, num_styles, latent_dim)`, → images `(B, 3, R, R)`."""
         plus = w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w
         styles = plus.unbind(1)  # num_styles of (B, latent_dim)
-        # Transforms know no hooks on saved tensors, which recomputation needs.
-        recomputed = self.checkpoint_levels if torch.is_grad_enabled() and not transformed() else ()
         x = self.input(w.shape[0])  # (B, 4, 4, C)
         image: Tensor | None = None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
             own = styles[BLOCKS * i : BLOCKS * (i + 1)]
             # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
-            x = _recomputed(level, x, own) if self.resolutions[i] in recomputed else level(x, own)
+            x = self.call_level(self.resolutions[i], level, x, own)
             image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
         assert image is not None  # there is a level
         return image
+
+    def describe_level(self, resolution: int) -> str:
+        """The level's partitions."""
+        partitions = self.partitions[self.level_index(resolution)]
+        return "full attention" if isinstance(partitions[0], Full) else format_partitions(partitions)
 
     def stages(self) -> list[Stage]:
         """Each level's blocks with the way up, and its colors."""
@@ -243,20 +254,6 @@ class StyleNAT(Generator):
         if block not in range(BLOCKS):
             raise UserError(f"block {block!r} of level {resolution} is not there: take 0 or {BLOCKS - 1}")
         return level.blocks[block].attn
-
-
-def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor:
-    """A level's features, whose activations the backward pass computes again."""
-    if torch.compiler.is_compiling():
-        return checkpoint(level, x, styles, use_reentrant=False, preserve_rng_state=False)
-    # With the weights of this call: `functional_call` may have put others in the place of the module's own,
-    # and takes them away before the backward pass.
-    weights: dict[str, Tensor] = dict(level.named_parameters())
-
-    def run(x: Tensor, styles: Sequence[Tensor]) -> Tensor:
-        return functional_call(level, weights, (x, styles))
-
-    return checkpoint(run, x, styles, use_reentrant=False, preserve_rng_state=False)
 
 
 def make_attention(

@@ -25,7 +25,7 @@ class Projection:
     """What a projection found.
 
     Attributes:
-        styles: w+ `(1, num_styles, latent_dim)`.
+        styles: w+ `(1, num_styles, style_dim)`.
         image: uint8 `(1, 3, R, R)` on the CPU.
         losses: perceptual distance plus squared error, one for each step.
     """
@@ -104,13 +104,13 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
         raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, {size}, {size})")
     if steps < 1:
         raise UserError(f"steps={steps!r}: give 1 or more")
-    mean = mean_style(generator)  # (latent_dim,)
+    mean = mean_style(generator)  # (style_dim,)
     target = image[None].to(mean.device)  # (1, 3, R, R)
     pixels = normalize(target)  # (1, 3, R, R)
     features = [scale.detach() for scale in feature_pyramid(target.float())]
     # In float32 at least: Adam's small numbers are 0 in float16.
     exact = mean.to(torch.promote_types(mean.dtype, torch.float32))
-    w = exact.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, latent_dim)
+    w = exact.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, style_dim)
     deviation = (styles(generator, range(256)) - mean).std().item()
     optimizer = torch.optim.Adam([w], betas=(0.9, 0.99))
     losses = []

@@ -99,10 +99,10 @@ def mean_style(generator: Generator) -> Tensor:
         generator: whose mean style.
 
     Returns:
-        `(latent_dim,)`, on the generator's device and in its type.
+        `(style_dim,)`, on the generator's device and in its type.
     """
     with _constant():
-        probe = generator.mapping(_probe_latents(generator))  # (PROBES, latent_dim)
+        probe = generator.mapping(_probe_latents(generator))  # (PROBES, style_dim)
         is_known = has_values(probe) and not wrapped(probe)  # else there is nothing to compare
         kept = generator.mean_style
         if is_known and kept is not None and _are_equal(kept.probe, probe):
@@ -144,7 +144,7 @@ def styles(generator: Generator, seeds: Seeds, truncation_psi: float = 1.0) -> T
     """Styles w of seeds; see `check_seeds` and `truncate`.
 
     Returns:
-        `(len(seeds), latent_dim)`, on the generator's device.
+        `(len(seeds), style_dim)`, on the generator's device.
     """
     w = generator.mapping(latents(generator, seeds).to(generator.device, generator.dtype))
     return truncate(generator, w, truncation_psi)
@@ -155,7 +155,7 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 
     Args:
         generator: whose mean style.
-        w: w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+        w: w `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
         truncation_psi: 1 changes nothing, 0 gives the mean style for every w.
 
     Returns:
@@ -163,10 +163,14 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 
     Raises:
         UserError: psi is not finite.
+        UserError: the generator has no learned styles, and psi is not 1.
     """
     check_number("truncation_psi", truncation_psi)
     if truncation_psi == 1:
         return w
+    if not generator.has_style_space:
+        name = type(generator).__name__
+        raise UserError(f"psi {truncation_psi:g}: {name} has no learned styles to truncate, take psi 1")
     return mean_style(generator).lerp(w, truncation_psi)
 
 
@@ -233,7 +237,7 @@ def render(generator: Generator, w: Tensor, names: Sequence[str] = ()) -> Tensor
 
     Args:
         generator: in eval mode.
-        w: w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+        w: w `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
         names: of the images, for the error; default: their number.
 
     Returns:
@@ -251,18 +255,18 @@ def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -
 
     Args:
         generator: whose levels.
-        coarse: styles w `(B, latent_dim)`.
-        fine: styles w `(B, latent_dim)`.
+        coarse: styles w `(B, style_dim)`.
+        fine: styles w `(B, style_dim)`.
         level: one of the generator's resolutions (the first: `fine` alone).
 
     Returns:
-        w+ `(B, num_styles, latent_dim)`.
+        w+ `(B, num_styles, style_dim)`.
 
     Raises:
         UserError: there is no such level.
     """
     below = generator.first_style(level)
-    lower = coarse[:, None].expand(-1, below, -1)  # (B, below, latent_dim)
+    lower = coarse[:, None].expand(-1, below, -1)  # (B, below, style_dim)
     upper = fine[:, None].expand(-1, generator.num_styles - below, -1)
     return torch.cat([lower, upper], dim=1)
 

@@ -61,7 +61,7 @@ class Trainer:
         }
         self.nimg = 0
         if config.compile:  # in place: parameters keep their names
-            self.generator.compile(fullgraph=True, dynamic=False)
+            self.generator.compile(dynamic=False)
             self.discriminator.compile(dynamic=False)
 
     def step(self, images: Tensor) -> dict[str, Tensor]:
