@@ -1,6 +1,7 @@
 """What a notebook needs besides the package: checks of its parameters, and figures in its cells."""
 
 import ast
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +9,11 @@ from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from stylenat.errors import UserError, unknown
+from stylenat.errors import UserError, check_number, unknown
 from stylenat.figures.style import to_png
 
+# As papermill writes them.
+_NOT_FINITE = {"float('nan')": math.nan, "float('inf')": math.inf, "float('-inf')": -math.inf}
 INJECTED = "# Parameters"  # papermill's first line
 
 
@@ -89,13 +92,15 @@ def _declarations(statements: Sequence[ast.stmt]) -> dict[str, _Declared]:
 
 
 def _check_type(name: str, node: ast.expr, annotation: str) -> None:
-    """Check a literal against a type's name; an int will do for a float, a bool for neither."""
+    """Check a literal against a type's name; an int will do for a float, a bool for neither, NaN for none."""
     try:
         value = ast.literal_eval(node)
-    except ValueError:  # papermill writes float('nan') and float('inf')
-        value = float("nan")
+    except ValueError:
+        value = _NOT_FINITE.get(ast.unparse(node), math.nan)
     allowed = annotation.split("[")[0]  # list[int]: the container is what can be checked
     kinds = (allowed, "int") if allowed == "float" else (allowed,)
     if type(value).__name__ not in kinds:
         hint = " (papermill's -r passes text as it is)" if allowed == "str" else ""
         raise UserError(f"parameter {name}={value!r} is {type(value).__name__}, expected {annotation}{hint}")
+    if isinstance(value, float):
+        check_number(f"parameter {name}", value)

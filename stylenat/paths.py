@@ -1,9 +1,11 @@
-"""Where files are, and how they are written: every path of a notebook or command comes from here."""
+"""Where files are and how they are written: every path comes from here; and JSON, as most of them are."""
 
 import contextlib
 import errno
 import functools
 import itertools
+import json
+import math
 import os
 import platform
 import re
@@ -12,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stylenat.errors import UserError
 
@@ -252,3 +255,60 @@ def _write(path: Path, content: bytes, mode: str = "wb") -> None:
         rest = memoryview(content)
         while rest:
             rest = rest[file.write(rest) :]
+
+
+def to_json(value: Any, **layout: Any) -> str:
+    """JSON that every reader takes: what is not finite is refused, where Python would write a bare `NaN`.
+
+    Args:
+        value: plain dicts, lists, text, numbers, booleans and None.
+        layout: of `json.dumps`, such as `indent=1`.
+
+    Raises:
+        UserError: a number that is not finite, or anything else that JSON has no form for; names its place.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except (TypeError, ValueError) as error:
+        place, why = next(_unfit(value, ""), ("the whole", str(error)))
+        raise UserError(f"{place} {why}: JSON holds finite numbers, text, lists and dicts") from None
+
+
+def _unfit(value: object, place: str) -> Iterator[tuple[str, str]]:
+    """Each part that JSON has no form for: its place, and what it is."""
+    where = place or "the value"
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _unfit(entry, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            yield from _unfit(entry, f"{place}[{index}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield where, f"is {value}"
+    elif not isinstance(value, str | int | None):
+        yield where, f"is of type {type(value).__name__}"
+
+
+def from_json(text: str) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or holds a number that is not finite: `NaN` and
+            `Infinity`, which Python writes though JSON has neither, or one that overflows.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number of JSON's")
+
+
+def _parse_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large")
+    return number

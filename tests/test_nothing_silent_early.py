@@ -18,9 +18,10 @@ from stylenat.data.dataset import open_dataset
 from stylenat.device import check_bfloat16, check_compile
 from stylenat.evaluation.evaluate import check_evaluation, evaluate, nearest_training_images, open_reference
 from stylenat.evaluation.metrics import Score, ScoreValue
-from stylenat.experiments.ablation import check_ablation, run_ablation
+from stylenat.experiments.grid import load_grid
 from stylenat.experiments.prepare import check_sampling, open_scored
 from stylenat.experiments.record import score_run
+from stylenat.experiments.runs import check_cells, run_cell, run_grid
 from stylenat.features.networks import NETWORKS
 from stylenat.models.build import build_generator
 from stylenat.paths import check_writable
@@ -255,16 +256,30 @@ def test_copies_are_looked_for_among_as_many_as_were_given(tmp_path):
 # --- ablations
 
 
-def test_no_variant_is_trained_where_one_does_not_fit(empty_workspace, no_steps):
-    assert "dilation 11 with kernel size 3 does not fit" in refusal(check_ablation, "smoke", [1, 11], **TINY)
-    check_ablation("smoke", [1, 4], **TINY)
+def cells(**overrides):
+    grid = load_grid("smoke")
+    return [grid.cell(name, seed=0, overrides=TINY | overrides) for name in ("na", "hydra-2")]
+
+
+def test_no_cell_is_trained_where_another_can_not_be(empty_workspace, no_steps):
+    given = cells(data="noto-faces")
+    check_cells(given, "cpu")
     assert not (empty_workspace / "runs").exists()
+    other = empty_workspace / "runs" / given[1].run_id
+    other.mkdir(parents=True)
+    (other / "config.json").write_text("{}")
+    before = everything(empty_workspace)
+    assert f"{other} holds a run of another configuration" in refusal(check_cells, given, "cpu")
+    grid = replace(load_grid("smoke"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(grid), "cells", lambda self: given)
+        assert f"{other} holds a run of another" in refusal(run_grid, grid, 1, "cpu")
+    assert everything(empty_workspace) == before
 
 
-def test_an_ablation_of_images_too_few_to_score(empty_workspace, few, no_steps):
-    for call in (lambda **settings: check_ablation("smoke", [1], **settings),
-                 lambda **settings: run_ablation("smoke", 1, **settings)):  # fmt: skip
-        assert "a score needs at least 20 on each side" in refusal(call, **TINY, data=str(few))
+def test_a_cell_of_images_too_few_to_score(empty_workspace, few, no_steps):
+    for call in (check_cells, lambda given, device: run_cell(given[0], device)):
+        assert "a score needs at least 20 on each side" in refusal(call, cells(data=str(few)), "cpu")
     assert not (empty_workspace / "runs").exists()
 
 
@@ -354,7 +369,7 @@ def test_a_place_is_checked_without_a_trace(tmp_path):
 CHECKS = {
     "train": "check_training(",
     "evaluate": "open_scored(",
-    "ablation": "check_ablation(",
+    "ablation": "check_cells(",
     "sample": "check_sampling(",
     "throughput": "pick_device(",
 }

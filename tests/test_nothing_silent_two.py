@@ -23,8 +23,9 @@ from stylenat.checkpoints.run import Run
 from stylenat.cli import main
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.experiments import record as experiment
-from stylenat.experiments.ablation import _variant, run_ablation
+from stylenat.experiments.grid import load_grid
 from stylenat.experiments.record import score_run
+from stylenat.experiments.runs import run_cell
 from stylenat.paths import write_atomically
 from stylenat.presets import get_config, run_id
 from stylenat.reporting.records import write_record
@@ -197,9 +198,10 @@ def test_a_second_scoring_of_a_run_is_refused(capsys, holder, trained, empty_wor
 
 
 def test_a_second_ablation_in_one_folder_is_refused(holder, empty_workspace):
-    run = empty_workspace / "runs" / run_id(_variant("smoke", 2, TINY))
+    cell = load_grid("smoke").cell("na", overrides=TINY)
+    run = empty_workspace / "runs" / cell.run_id
     first = holder(run)
-    assert f"in use by process {first.pid} on" in refusal(run_ablation, "smoke", 2, **TINY)
+    assert f"in use by process {first.pid} on" in refusal(run_cell, cell, "cpu")
     assert [path.name for path in run.iterdir()] == [LOCK]
 
 
@@ -276,7 +278,9 @@ def test_of_many_writers_one_whole_file_stays(tmp_path):
 
 
 def test_tables_and_figures_at_once_leave_whole_files(empty_workspace, capsys):
-    (empty_workspace / "README.md").write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    blocks = ("results", "claims", "ablation")
+    marks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks]
+    (empty_workspace / "README.md").write_text("".join(marks))
     write_record(make_record())
     assert main(["tables"]) == 0 and main(["figures"]) == 0
     expected = files(empty_workspace)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from stylenat.attention.partitions import format_partitions
 from stylenat.checkpoints.load import MODEL_FILE, Checkpoint, build_from, open_checkpoint
 from stylenat.checkpoints.model_card import model_card
 from stylenat.checkpoints.published import NETWORK_NAMES, published_contents
-from stylenat.checkpoints.tensors import Tensors, save_tensors
+from stylenat.checkpoints.tensors import Tensors, check_finite, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
@@ -24,6 +23,7 @@ from stylenat.paths import (
     remove,
     sweep,
     temporary_path,
+    to_json,
     write_atomically,
 )
 from stylenat.reporting.records import read_record, record_path
@@ -68,6 +68,7 @@ def convert(
     networks: dict[str, Tensors] = {"g_ema": generator.state_dict()}
     if compact:
         networks["g_ema"] = {name: tensor.half() for name, tensor in networks["g_ema"].items()}
+        check_finite(networks["g_ema"], f"{checkpoint.path}, g_ema in float16")  # from 65520 on: infinite
         generator.load_state_dict(networks["g_ema"])  # the mean style is that of the weights as stored
     else:
         networks |= {name: checkpoint.tensors(name) for name in names[1:]}
@@ -78,7 +79,8 @@ def convert(
         torch.save(published_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
         write_atomically(path, buffer.getvalue())
         return path
-    networks["g_ema"]["mean_style"] = mean_style(generator)
+    if generator.has_style_space:
+        networks["g_ema"]["mean_style"] = mean_style(generator)
     facts = _facts(checkpoint, generator, networks)
     around.mkdir(parents=True, exist_ok=True)
     sweep(around)
@@ -86,7 +88,7 @@ def convert(
         for name, tensors in networks.items():
             save_tensors(folder / f"{name}.safetensors", tensors)
         write_atomically(folder / "README.md", model_card(facts))
-        write_atomically(folder / MODEL_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(folder / MODEL_FILE, to_json(facts, indent=1, ensure_ascii=False) + "\n")
         _put_model(folder, path)
     return path
 
@@ -142,7 +144,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
     if isinstance(generator, StyleNAT):
         own: dict[str, Any] = {"partitions": [format_partitions(level) for level in generator.partitions]}
     else:
-        own = {"generator": type(generator).__name__}
+        own = {"generator": type(generator).__name__, "resolutions": list(generator.resolutions)}
     return {
         **known,
         "resolution": generator.resolution,
@@ -150,7 +152,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
         "latent_dim": generator.latent_dim,
         **own,
         "parameters": count_parameters(generator),
-        "mean_style": {"styles": MEAN_STYLES, "seed": 0},
+        "mean_style": {"styles": MEAN_STYLES, "seed": 0} if generator.has_style_space else None,
         "networks": list(networks),
         "precision": _precision(networks["g_ema"]),
     }

@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
+from stylenat.data.dataset import Contents, ImageDataset
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.images import save_png
@@ -22,11 +23,13 @@ from stylenat.paths import (
     append_line,
     check_writable,
     find_path,
+    from_json,
     is_alive,
     making_folder,
     remove,
     remove_folder,
     sweep,
+    to_json,
     workspace,
     write_atomically,
 )
@@ -35,6 +38,7 @@ from stylenat.sampling.sample import sample_sheet
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
 CONFIG = "config.json"  # makes a folder a run
+DATASET = "dataset.json"
 SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
@@ -50,15 +54,15 @@ def is_run(path: Path) -> bool:
 
 
 class Run:
-    """The folder of a training run: `config.json`, `log.jsonl`, `samples/`, `generators/`, `state/`.
+    """The folder of a training run: `config.json`, `dataset.json`, `log.jsonl`, `samples/`, and so on.
 
     A run that is scored while it trains has `scores.jsonl` and `generators/best.safetensors`, too; one that
     is being trained `.lock` (see `lock.hold`).
 
-    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring, and
-    `samples/<nimg>.png` images of them; `state/<nimg>/` is what training needs to go on, of which the two
-    newest are kept. The state is written last: with it a snapshot is there. One that a signal caused goes
-    when the next regular one is there.
+    `dataset.json` lists the images that it began with. `generators/<nimg>.safetensors` are the EMA weights of
+    every snapshot, kept for scoring, and `samples/<nimg>.png` images of them; `state/<nimg>/` is what
+    training needs to go on, of which the two newest are kept. The state is written last: with it a snapshot
+    is there. One that a signal caused goes when the next regular one is there.
 
     Attributes:
         path: the folder.
@@ -142,6 +146,54 @@ class Run:
         if not is_run(self.path):
             write_atomically(self.path / CONFIG, _config_text(config))
 
+    # The images
+
+    def contents(self) -> Contents | None:
+        """What the data set held when the run began; None for a run that version 0.1 began.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / DATASET
+        if not path.is_file():
+            return None
+        try:
+            return Contents.from_dict(_read_json(path))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it or train the run again") from None
+
+    def keep_dataset(self, dataset: ImageDataset) -> None:
+        """Write down what the data set holds, if the run has just begun; see `check_dataset`."""
+        if not (self.path / DATASET).is_file():
+            write_atomically(self.path / DATASET, to_json(dataset.contents.to_dict(), indent=0) + "\n")
+
+    def check_dataset(self, dataset: ImageDataset) -> None:
+        """Check that a data set is still what the run began with.
+
+        One image more moves the split, which goes by position: images would be held out that the run was
+        trained on.
+
+        Args:
+            dataset: as the run's configuration names it, whichever its split.
+
+        Raises:
+            UserError: it has changed; says in what.
+        """
+        began = self.contents()
+        if began is None:
+            if self.snapshots():
+                warnings.warn(
+                    f"run {self.id} was begun by an older version, which did not write down its images: "
+                    f"whether {dataset.source} still holds the same ones is not known",
+                    stacklevel=2,
+                )
+            return
+        if changes := began.changes(dataset.contents):
+            raise UserError(
+                f"{dataset.source} has changed since run {self.id} began: {changes}. Which images are held "
+                "out goes by their order: put the data back as they were, or train again with another --out"
+            )
+
     # Snapshots
 
     def snapshots(self) -> list[int]:
@@ -207,7 +259,7 @@ class Run:
             for name, tensors in state.items():
                 save_tensors(partial / f"{name}.safetensors", tensors)
             known = {**info, "config_sha256": _sha256(_config_text(self.config))}
-            write_atomically(partial / "info.json", json.dumps(_sealed(known)) + "\n")
+            write_atomically(partial / "info.json", to_json(_sealed(known)) + "\n")
             if final.is_dir():
                 remove_folder(final)
             partial.rename(final)
@@ -328,7 +380,7 @@ class Run:
 
     def add_to_log(self, line: Line) -> None:
         """Append a line to `log.jsonl`."""
-        append_line(self.path / LOG, json.dumps(line))
+        append_line(self.path / LOG, to_json(line))
 
     # Scores while it trains
 
@@ -370,12 +422,12 @@ class Run:
         if not rest.startswith("{") or _is_json(rest):
             lines += [rest] if rest else []
         try:
-            return [json.loads(line) for line in lines]
+            return [from_json(line) for line in lines]
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
 
     def _write_lines(self, name: str, lines: list[Line]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(to_json(line) + "\n" for line in lines)
         if text != _text(self.path / name):
             write_atomically(self.path / name, text)
 
@@ -386,14 +438,14 @@ def _text(path: Path) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        from_json(text)
     except ValueError:
         return False
     return True
 
 
 def _config_text(config: Config) -> str:
-    return json.dumps(config.to_dict(), indent=1) + "\n"
+    return to_json(config.to_dict(), indent=1) + "\n"
 
 
 def _sha256(text: str) -> str:
@@ -402,7 +454,7 @@ def _sha256(text: str) -> str:
 
 def _sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Entries with their hash among them."""
-    return {**entries, "sha256": _sha256(json.dumps(entries, sort_keys=True))}
+    return {**entries, "sha256": _sha256(to_json(entries, sort_keys=True))}
 
 
 def _is_image(path: Path) -> bool:
@@ -418,7 +470,7 @@ def _is_image(path: Path) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None
     if not isinstance(entries, dict):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from stylenat.data.dataset import ImageDataset
-from stylenat.errors import UserError
+from stylenat.errors import UserError, check_number
 from stylenat.evaluation.distances import Moments
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
 from stylenat.models.base import Generator
 from stylenat.progress import progress
-from stylenat.sampling.sample import sample_batches
+from stylenat.sampling.sample import check_seeds, sample_batches
 
 PROGRESS_FROM = 1000  # images
 SEEDS_APART = 10**6  # the images of seed s begin at seed s · 10⁶
@@ -163,8 +163,13 @@ def as_samples(
         seed: image i of a generator is of seed `seed · 10⁶ + i`.
         truncation_psi: of a generator, see `sampling.sample.truncate`.
         batch_size: images that a generator makes at once.
+
+    Raises:
+        UserError: a seed that is none, or a psi that is not finite.
     """
     if isinstance(source, nn.Module):
+        check_seeds([seed])
+        check_number("truncation_psi", truncation_psi)
         return _FromGenerator(source, seed, truncation_psi, batch_size)
     if isinstance(source, Tensor):
         return _FromTensor(source)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from stylenat.attention.reference import check_query
 from stylenat.checkpoints.lock import check_free
 from stylenat.checkpoints.run import Run
-from stylenat.checkpoints.samples import open_images
+from stylenat.checkpoints.samples import check_held_out, open_images
 from stylenat.data.dataset import ImageDataset, open_dataset
 from stylenat.device import pick_device
 from stylenat.errors import UserError
@@ -39,6 +39,7 @@ def open_scored(
     if data:
         scored = open_images(source, pick_device())
         reference = open_reference(data, scored.resolution)
+        check_held_out(source, reference, metric)
     else:
         config = get_config("smoke") if source == "smoke" else Run.open(source).config
         reference = open_dataset(config.data, config.resolution)
@@ -75,11 +76,12 @@ def check_sampling(
     if len(check_seeds(seeds)) < 4:
         raise UserError(f"seeds={seeds!r}: give four or more")
     generator.level_index(mix_level)
-    generator.attention(level, 0)
-    for query in queries:
-        if len(query) != 2:
-            raise UserError(f"queries={queries!r}: give [row, column] each")
-        check_query((query[0], query[1]), level, level)
+    if generator.shows_attention:
+        generator.attention(level, 0)
+        for query in queries:
+            if len(query) != 2:
+                raise UserError(f"queries={queries!r}: give [row, column] each")
+            check_query((query[0], query[1]), level, level)
     if frames < 1:
         raise UserError(f"frames={frames}: give one or more")
     if out:

@@ -56,9 +56,9 @@ def score_run(
         The record.
 
     Raises:
-        UserError: there is no such device, the run has no snapshot or is damaged, its images are too few, the
-            scoring network is missing or altered, or the record can't be written or is being written by
-            another process; all before the first score.
+        UserError: there is no such device, the run has no snapshot or is damaged, its data have changed or
+            are too few images, the scoring network is missing or altered, or the record can't be written or
+            is being written by another process; all before the first score.
     """
     wanted = [*OFFLINE, *(parse_metrics(metrics) if metrics else ())]
     torch_device = pick_device(device)
@@ -76,6 +76,7 @@ def score_run(
     for nimg in snapshots:
         run.generator(nimg)  # a damaged one shows now
     dataset = open_dataset(run.config.data, run.config.resolution)
+    run.check_dataset(dataset)
     check_evaluation(dataset, wanted, count=count, networks=networks)
 
     with hold(folder):

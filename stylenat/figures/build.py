@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from stylenat.checkpoints.load import load_generator
+from stylenat.data.avatars import AVATARS
 from stylenat.data.dataset import open_dataset
 from stylenat.data.sources import BUNDLED
 from stylenat.errors import UserError
@@ -14,40 +15,44 @@ from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
     LOSSES,
-    ablation_comparison,
     bubble_chart,
     receptive_fields,
     recorded_samples,
     training_curves,
 )
 from stylenat.figures.samples import neighbors_figure, sample_grid, truncation_sweep
-from stylenat.figures.style import save
-from stylenat.paths import check_writable, workspace
+from stylenat.figures.study import human_study
+from stylenat.paths import workspace
 from stylenat.presets import get_config
+from stylenat.reporting.paper import published_numbers
 from stylenat.reporting.records import RunRecord, load_records
+from stylenat.reporting.study import differences, published_groups
 
 
-def build_figures() -> list[Path]:
-    """Write every figure, and return their paths.
+def draw_figures() -> dict[str, Figure]:
+    """Every figure but the ablation's, by the names of their files.
 
     Raises:
-        UserError: a broken record, or a damaged bundled model; before any figure is written.
+        UserError: a broken record, a damaged bundled model, or a paper.csv that lacks a number.
     """
     records = load_records()
-    check_writable(workspace("figures", "bubble_chart.png"))
+    avatars = open_dataset(AVATARS, 64, "heldout").stack(range(32))
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
-    figures = {"bubble_chart": bubble_chart(), "receptive_fields": receptive_fields(level, 32, 32, queries)}
+    groups = published_groups(published_numbers())
+    figures = {
+        "bubble_chart": bubble_chart(),
+        "human_study": human_study(groups, differences(groups)),
+        "receptive_fields": receptive_fields(level, 32, 32, queries),
+        "avatars": sample_grid(avatars),
+    }
     model = workspace("results", "runs", "noto-32-long", "model")
     if model.is_dir():
         figures |= _model_figures(model)
     for record in records:
         if not record.variant:
             figures |= _run_figures(record)
-    ablation = [record for record in records if record.variant]
-    if ablation:
-        figures["ablation"] = ablation_comparison(ablation)
-    return [save(figure, name) for name, figure in figures.items()]
+    return figures
 
 
 def _model_figures(model: Path) -> dict[str, Figure]:

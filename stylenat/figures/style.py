@@ -1,12 +1,13 @@
 """What all figures share: sizes, colors, axes, and how they are written."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import check_writable, workspace, write_atomically
 
 WIDTH = 8.0  # inches: at 100 dots each, the 800 px a README shows
 DPI = 200  # of the files: an image's pixel takes a whole number of theirs
@@ -38,3 +39,17 @@ def save(figure: Figure, name: str) -> Path:
     path = workspace("figures", f"{name}.png")
     write_atomically(path, to_png(figure))
     return path
+
+
+def save_all(figures: Mapping[str, Figure]) -> list[Path]:
+    """`save` figures by the names of their files, once all of them are made.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    for name in figures:
+        check_writable(workspace("figures", f"{name}.png"))
+    return [save(figure, name) for name, figure in figures.items()]

@@ -1,6 +1,5 @@
 """The record of a run: one JSON file with everything that the tables and figures need."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from stylenat.errors import UserError
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import from_json, to_json, workspace, write_atomically
 from stylenat.reporting.typed import check_type
 
 
@@ -231,8 +230,8 @@ def _modernize(entries: Mapping[str, Any]) -> dict[str, Any]:
         ablation = modern.pop("ablation")
         modern["config"] = {"variant": ablation["variant"], **modern.get("config", {})}
     if modern.get("score"):
-        protocol = json.dumps(modern["score"]["protocol"]).replace("pictures", "images")
-        modern["score"] = {**modern["score"], "protocol": json.loads(protocol)}
+        protocol = to_json(modern["score"]["protocol"]).replace("pictures", "images")
+        modern["score"] = {**modern["score"], "protocol": from_json(protocol)}
     return modern
 
 
@@ -273,13 +272,9 @@ def write_record(record: RunRecord) -> Path:
     """
     check_run_id(record.run_id)
     try:
-        text = json.dumps(
-            _plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"record of run {record.run_id}: {error}; give finite numbers, text, lists and dicts"
-        ) from None
+        text = to_json(_plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False)
+    except UserError as error:
+        raise UserError(f"record of run {record.run_id}: {error}") from None
     path = record_path(record.run_id)
     write_atomically(path, text + "\n")
     return path
@@ -293,7 +288,7 @@ def read_record(path: Path) -> RunRecord:
     """
     where = path.relative_to(workspace()).as_posix()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{where} is no valid JSON ({error}): restore it from git or run again") from None
     if not isinstance(entries, dict):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylenat.attention.dispatch import choices
+from stylenat.attention.dispatch import choices, count_call
 from stylenat.checkpoints.lock import check_free, hold
 from stylenat.checkpoints.run import Run
 from stylenat.checkpoints.tensors import save_tensors
@@ -35,6 +35,24 @@ LOG_LINES = 20  # from one snapshot to the next
 Info = dict[str, Any]
 
 
+def check_folder(config: Config, folder: Path | str | None = None) -> None:
+    """The part of `check_training` that the run's folder decides.
+
+    Args:
+        config: as of `train`.
+        folder: as of `train`.
+
+    Raises:
+        UserError: it is of another run, another process trains in it, it can't be written, or there is no
+            room for a snapshot.
+    """
+    run = _run(config, folder)
+    check_free(run.path)
+    run.check(config)
+    if run.newest() < config.nimg:
+        _check_space(run, config)
+
+
 def check_training(
     config: Config, folder: Path | str | None = None, device: str | None = None, *, score_every: int = 0
 ) -> ImageDataset:
@@ -57,12 +75,10 @@ def check_training(
     """
     torch_device = pick_device(device)
     check_bfloat16(torch_device)
+    check_folder(config, folder)
     run = _run(config, folder)
-    check_free(run.path)
-    run.check(config)
-    if run.newest() < config.nimg:
-        _check_space(run, config)
     dataset = open_dataset(config.data, config.resolution, "train")
+    run.check_dataset(dataset)
     if config.batch_size > len(dataset):
         raise UserError(
             f"batch_size={config.batch_size} is more than the {len(dataset)} training images of "
@@ -95,8 +111,9 @@ def train(
         The finished run.
 
     Raises:
-        UserError: as of `check_training`, before anything is written; a run that is damaged, or a loss that
-            is not a number: the message names the step, the loss and the last good snapshot.
+        UserError: as of `check_training`, before anything is written; a run that is damaged; or a loss or
+            weights that are not finite: the message names the step, the loss or tensor, and the last good
+            snapshot.
         Stopped: after a signal.
     """
     dataset = check_training(config, folder, device, score_every=score_every)
@@ -104,6 +121,7 @@ def train(
     trainer = Trainer(config, pick_device(device))
     with contextlib.nullcontext() if _is_complete(run, config, score_every) else hold(run.path):
         run.begin(config)
+        run.keep_dataset(dataset)
         means = _Means()
         clock = _Clock(trainer, _resume(run, trainer, means))
         _complete(run, trainer, dataset, score_every)
@@ -137,7 +155,8 @@ def _check_space(run: Run, config: Config) -> None:
 def _is_complete(run: Run, config: Config, score_every: int) -> bool:
     """Whether there is nothing left to write."""
     return (
-        run.snapshots()[-1:] == [run.newest()]
+        run.contents() is not None
+        and run.snapshots()[-1:] == [run.newest()]
         and run.newest() >= config.nimg
         and not run.without_sheet()
         and not _unscored(run, config, score_every)
@@ -193,7 +212,7 @@ def _steps(
     """
     config = trainer.config
     log_every = max(config.snapshot // LOG_LINES, 1)
-    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
+    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg, flips=config.flips)
     bar = progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id)
     with bar, StopSignals() as stop:
         while trainer.nimg < config.nimg:
@@ -203,15 +222,18 @@ def _steps(
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             means.add(losses)
             saves = _passes(config.snapshot, before, config)
+            scores = score_every > 0 and _passes(score_every, before, config)
+            caught = stop.caught
+            if saves or scores or caught:
+                _check_weights(trainer, before // config.batch_size, run)
             line = None
             if saves or _passes(log_every, before, config):
                 line = clock.info() | means.take()
                 run.add_to_log(line)
             # Before the snapshot, from which a stop here would go on: no score is left out.
-            if score_every and _passes(score_every, before, config):
+            if scores:
                 score = evaluate(trainer.ema, dataset)
                 run.keep_score(trainer.nimg, trainer.ema, score.values)
-            caught = stop.caught
             if saves:
                 _save_snapshot(run, trainer, clock, {"line": line})
             elif caught:
@@ -228,6 +250,7 @@ class _Clock:
         self.trainer = trainer
         self.past = past
         self.began = time.perf_counter()
+        self.call = count_call()  # backends that were chosen for other networks are none of this run's
         self.provenance = provenance(trainer.device)  # now: the sources may change while this process runs
 
     def info(self) -> Info:
@@ -267,15 +290,29 @@ def _check_finite(losses: Mapping[str, Tensor], step: int, run: Run) -> dict[str
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
-            snapshots = run.snapshots()
-            good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "no snapshot yet"
-            raise UserError(
-                f"training stopped at step {step}: {name} is {value}; {good}. Lower the learning rates"
-            )
+            raise _stopped(step, f"{name} is {value}", run)
     return values
+
+
+def _check_weights(trainer: Trainer, step: int, run: Run) -> None:
+    """Check what is about to be saved: the losses of a step are older than its weights.
+
+    Raises:
+        UserError: a tensor is not finite.
+    """
+    for part, tensors in trainer.state().items():
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise _stopped(step, f"{name} of {part} holds NaN or infinity", run)
+
+
+def _stopped(step: int, why: str, run: Run) -> UserError:
+    snapshots = run.snapshots()
+    good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "no snapshot yet"
+    return UserError(f"training stopped at step {step}: {why}; {good}. Lower the learning rates")
 
 
 def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock, log: Info) -> None:
     """Save a snapshot with what the log needs to go on as if nothing had been."""
-    about = {"attention": [str(choice) for choice in choices()], "provenance": clock.provenance}
+    about = {"attention": [str(choice) for choice in choices(clock.call)], "provenance": clock.provenance}
     run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about | log)
