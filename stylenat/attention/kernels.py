@@ -28,6 +28,7 @@ CHANNELS = 8  # heads of other sizes are padded with zeros
 _LN2 = math.log(2)
 _FLOAT = ir.FloatType()
 _INT = ir.IntType(32)
+_SHORT = ir.IntType(16)
 _LINE = 64  # bytes that a cache brings in at once
 _COLUMNS = 64  # of groups of short rows, some are worked on at once, up to this many columns together
 _NEVER = float(np.float32(-1e30))  # logit of a slot that is not in the window
@@ -109,6 +110,10 @@ class _Code:
         )
         return self.builder.call(function, [a, b, c])
 
+    def all_int(self, value: int, lanes: int) -> Any:
+        """A vector whose entries are all one 32-bit integer."""
+        return ir.Constant(ir.VectorType(_INT, lanes), [value] * lanes)
+
     def larger(self, a: Any, b: Any) -> Any:
         """The larger of two vectors, entry by entry."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
@@ -138,13 +143,10 @@ class _Code:
         value = all_of(_POWERS[0])
         for power in _POWERS[1:]:
             value = self.fused(value, rest, all_of(power))
-        whole = ir.VectorType(_INT, vector.count)
-
-        def all_int(number: int) -> Any:
-            return ir.Constant(whole, [number] * vector.count)
-
-        bits = builder.add(builder.bitcast(rounded, whole), all_int(127))
-        scale = builder.bitcast(builder.shl(bits, all_int(23)), vector)
+        lanes = vector.count
+        bits = builder.bitcast(rounded, ir.VectorType(_INT, lanes))
+        bits = builder.add(bits, self.all_int(127, lanes))
+        scale = builder.bitcast(builder.shl(bits, self.all_int(23, lanes)), vector)
         return builder.select(low, all_of(0.0), builder.fmul(value, scale))
 
 
@@ -317,40 +319,123 @@ def _add(
     return types.none(kernel, channels, w, row, x, x0, grad, g0), generate
 
 
+# --- Channels of one token in and out of tensors, whose memory is float32 or, for bfloat16, uint16
+
+
+def _get(code: _Code, kind: Any, pointer: Any, lanes: int) -> Any:
+    """A vector of float32 from a tensor's memory."""
+    builder = code.builder
+    if kind.dtype == types.float32:
+        return code.load(pointer, ir.VectorType(_FLOAT, lanes))
+    place = builder.bitcast(pointer, ir.VectorType(_SHORT, lanes).as_pointer())
+    bits = builder.zext(builder.load(place, align=2), ir.VectorType(_INT, lanes))
+    high = builder.shl(bits, code.all_int(16, lanes))
+    return builder.bitcast(high, ir.VectorType(_FLOAT, lanes))
+
+
+def _put(code: _Code, kind: Any, value: Any, pointer: Any) -> None:
+    """A vector of float32 into a tensor's memory, rounded to nearest even where that is bfloat16."""
+    if kind.dtype == types.float32:
+        code.store(value, pointer)
+        return
+    builder = code.builder
+    lanes = value.type.count
+    bits = builder.bitcast(value, ir.VectorType(_INT, lanes))
+    odd = builder.and_(builder.lshr(bits, code.all_int(16, lanes)), code.all_int(1, lanes))
+    rounded = builder.add(builder.add(bits, odd), code.all_int(0x7FFF, lanes))
+    number = builder.fcmp_ordered("==", value, value)  # rounding could make a NaN an infinity
+    bits = builder.select(number, rounded, code.all_int(0x7FC00000, lanes))
+    short = builder.trunc(builder.lshr(bits, code.all_int(16, lanes)), ir.VectorType(_SHORT, lanes))
+    place = builder.bitcast(pointer, short.type.as_pointer())
+    builder.store(short, place, align=2)
+
+
+def _by_vectors(code: _Code, count: Any, step: Callable[[Any, int], None]) -> None:
+    """A step on each of `count` channels: on vectors where none is padding, else one by one.
+
+    Args:
+        code: where it goes.
+        count: channels of a head.
+        step: is given a channel and how many to take from it on.
+    """
+    builder = code.builder
+    whole = builder.icmp_signed("==", count, code.number(code.channels))
+    with builder.if_else(whole) as (vectors, single):
+        with vectors:
+            for i in range(0, code.channels, code.lanes):
+                step(code.number(i), code.lanes)
+        with single, cgutils.for_range(builder, count) as loop:
+            step(loop.index, 1)
+
+
 @intrinsic
-def _read(typing: Any, array: Any, i: Any) -> Any:
-    """An entry of a tensor's memory as float32; uint16 holds bfloat16."""
+def _move(
+    typing: Any, kernel: Any, channels: Any, x: Any, i: Any, to: Any, t: Any, count: Any, factor: Any
+) -> Any:
+    """to[t + c] = factor · x[i + c]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        value = builder.load(builder.gep(data, [arguments[1]]))
-        if array.dtype == types.float32:
-            return value
-        bits = builder.shl(builder.zext(value, _INT), ir.Constant(_INT, 16))
-        return builder.bitcast(bits, _FLOAT)
+        code = _Code(context, builder, kernel, channels)
+        source = code.at(arguments[2], x, arguments[3])
+        target = code.at(arguments[4], to, arguments[5])
 
-    return types.float32(array, types.int64), generate
+        def step(channel: Any, lanes: int) -> None:
+            value = _get(code, x, builder.gep(source, [channel]), lanes)
+            scaled = builder.fmul(value, code.spread(arguments[7], value.type))
+            _put(code, to, scaled, builder.gep(target, [channel]))
 
-
-@intrinsic
-def _write(typing: Any, array: Any, i: Any, value: Any) -> Any:
-    """Put a float32 into a tensor's memory, rounded to nearest even where that holds bfloat16."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        value = arguments[2]
-        if array.dtype == types.uint16:
-            bits = builder.bitcast(value, _INT)
-            high = builder.lshr(bits, ir.Constant(_INT, 16))
-            odd = builder.and_(high, ir.Constant(_INT, 1))
-            rounded = builder.add(builder.add(bits, odd), ir.Constant(_INT, 0x7FFF))
-            number = builder.fcmp_ordered("==", value, value)  # rounding could make a NaN an infinity
-            bits = builder.select(number, rounded, ir.Constant(_INT, 0x7FC00000))
-            value = builder.trunc(builder.lshr(bits, ir.Constant(_INT, 16)), ir.IntType(16))
-        builder.store(value, builder.gep(data, [arguments[1]]))
+        _by_vectors(code, arguments[6], step)
         return context.get_dummy_value()
 
-    return types.none(array, types.int64, types.float32), generate
+    return types.none(kernel, channels, x, i, to, t, count, factor), generate
+
+
+@intrinsic
+def _move_to_slot(
+    typing: Any, kernel: Any, channels: Any, x: Any, i: Any, to: Any, t: Any, count: Any
+) -> Any:
+    """to[t + c · slots] = x[i + c]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = _Code(context, builder, kernel, channels)
+        source = code.at(arguments[2], x, arguments[3])
+        target = code.at(arguments[4], to, arguments[5])
+
+        def step(channel: Any, lanes: int) -> None:
+            for lane in range(lanes):
+                place = builder.add(channel, code.number(lane))
+                value = _get(code, x, builder.gep(source, [place]), 1)
+                _put(code, to, value, builder.gep(target, [builder.mul(place, code.number(code.slots))]))
+
+        _by_vectors(code, arguments[6], step)
+        return context.get_dummy_value()
+
+    return types.none(kernel, channels, x, i, to, t, count), generate
+
+
+@intrinsic
+def _move_sums(
+    typing: Any, kernel: Any, channels: Any, x: Any, i: Any, to: Any, t: Any, count: Any, factor: Any
+) -> Any:
+    """to[t + c] += factor · x[i + c]; x[i + c] = 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = _Code(context, builder, kernel, channels)
+        source = code.at(arguments[2], x, arguments[3])
+        target = code.at(arguments[4], to, arguments[5])
+
+        def step(channel: Any, lanes: int) -> None:
+            own = builder.gep(source, [channel])
+            place = builder.gep(target, [channel])
+            value = _get(code, x, own, lanes)
+            total = code.fused(value, code.spread(arguments[7], value.type), _get(code, to, place, lanes))
+            _put(code, to, total, place)
+            code.store(ir.Constant(value.type, [0.0] * lanes), own)
+
+        _by_vectors(code, arguments[6], step)
+        return context.get_dummy_value()
+
+    return types.none(kernel, channels, x, i, to, t, count, factor), generate
 
 
 @intrinsic
@@ -372,6 +457,15 @@ def _prefetch(typing: Any, channels: Any, array: Any, i: Any) -> Any:
 
 
 # --- Rows of groups
+
+
+@njit(inline="always")
+def _slots(size: int) -> int:
+    """As `slots_of`."""
+    slots = 4
+    while slots < size:
+        slots *= 2
+    return slots
 
 
 @njit(inline="always")
@@ -419,61 +513,68 @@ def _gather_bias(spread: Any, layout: Any, rows: int, query: int, grad: Any, g0:
 
 
 @njit
-def _load_by_slot(x: Any, x0: int, step: int, columns: int, to: Any, t0: int, slot: int, layout: Any) -> None:
+def _load_by_slot(
+    kernel: Any, channels: Any, x: Any, x0: int, step: int, columns: int, to: Any, t0: int, slot: int, count: int
+) -> None:
     """A row of keys or values into the buffer [column][channel][slot]."""
-    _, slots, channels, padded = layout
+    slots = _slots(len(kernel))
+    entries = CHANNELS * len(channels) * slots
     for column in range(columns):
-        source = x0 + column * step
-        target = t0 + column * padded * slots + slot
-        for c in range(channels):
-            to[target + c * slots] = _read(x, source + c)
+        _move_to_slot(kernel, channels, x, x0 + column * step, to, t0 + column * entries + slot, count)
 
 
 @njit
 def _load_by_channel(
-    x: Any, x0: int, step: int, columns: int, to: Any, t0: int, slot: int, layout: Any
+    kernel: Any, channels: Any, x: Any, x0: int, step: int, columns: int, to: Any, t0: int, slot: int, count: int
 ) -> None:
     """A row of keys or values into the buffer [column][slot][channel]."""
-    _, slots, channels, padded = layout
+    slots = _slots(len(kernel))
+    padded = CHANNELS * len(channels)
     for column in range(columns):
-        source = x0 + column * step
         target = t0 + (column * slots + slot) * padded
-        for c in range(channels):
-            to[target + c] = _read(x, source + c)
+        _move(kernel, channels, x, x0 + column * step, to, target, count, np.float32(1))
 
 
 @njit
-def _load_row(x: Any, x0: int, step: int, columns: int, to: Any, factor: Any, layout: Any) -> None:
+def _load_row(
+    kernel: Any, channels: Any, x: Any, x0: int, step: int, columns: int, to: Any, factor: Any, count: int
+) -> None:
     """A row of queries, times a factor: [column][channel]."""
-    _, _, channels, padded = layout
+    padded = CHANNELS * len(channels)
     for column in range(columns):
-        source = x0 + column * step
-        for c in range(channels):
-            to[column * padded + c] = _read(x, source + c) * factor
+        _move(kernel, channels, x, x0 + column * step, to, column * padded, count, factor)
 
 
 @njit
-def _store_row(row: Any, columns: int, to: Any, t0: int, step: int, layout: Any) -> None:
+def _store_row(
+    kernel: Any, channels: Any, row: Any, columns: int, to: Any, t0: int, step: int, count: int
+) -> None:
     """A row [column][channel] into a tensor."""
-    _, _, channels, padded = layout
+    padded = CHANNELS * len(channels)
     for column in range(columns):
-        target = t0 + column * step
-        for c in range(channels):
-            _write(to, target + c, row[column * padded + c])
+        _move(kernel, channels, row, column * padded, to, t0 + column * step, count, np.float32(1))
 
 
 @njit
 def _flush(
-    sums: Any, s0: int, slot: int, columns: int, to: Any, t0: int, step: int, factor: Any, layout: Any
+    kernel: Any,
+    channels: Any,
+    sums: Any,
+    s0: int,
+    slot: int,
+    columns: int,
+    to: Any,
+    t0: int,
+    step: int,
+    factor: Any,
+    count: int,
 ) -> None:
     """Add a row of the buffer [column][slot][channel] to a gradient, and empty it."""
-    _, slots, channels, padded = layout
+    slots = _slots(len(kernel))
+    padded = CHANNELS * len(channels)
     for column in range(columns):
         source = s0 + (column * slots + slot) * padded
-        target = t0 + column * step
-        for c in range(channels):
-            to[target + c] += sums[source + c] * factor
-            sums[source + c] = 0
+        _move_sums(kernel, channels, sums, source, to, t0 + column * step, count, factor)
 
 
 # --- The two passes over some items: image, head, residue of the rows, first and last query row of the group.
@@ -518,9 +619,7 @@ def forward(
     """
     height, width, head_dim = grid
     size = len(kernel)
-    slots = 4
-    while slots < size:
-        slots *= 2
+    slots = _slots(size)
     padded = CHANNELS * len(channels)
     layout = (size, slots, head_dim, padded)
     wide = 2 * size - 1
@@ -559,9 +658,9 @@ def forward(
                         columns = _members(width, side, dilation)
                         to = i * most * padded * slots
                         at = k0 + y * k_steps[1] + side * k_steps[2]
-                        _load_by_slot(k, at, k_step, columns, keys, to, loaded % slots, layout)
+                        _load_by_slot(kernel, channels, k, at, k_step, columns, keys, to, loaded % slots, head_dim)
                         at = v0 + y * v_steps[1] + side * v_steps[2]
-                        _load_by_channel(v, at, v_step, columns, values, to, loaded % slots, layout)
+                        _load_by_channel(kernel, channels, v, at, v_step, columns, values, to, loaded % slots, head_dim)
                     loaded += 1
                 y = residue + row * dilation
                 ahead = residue + loaded * dilation
@@ -575,7 +674,7 @@ def forward(
                     next_q = q_at + dilation * q_steps[1]
                     next_k = k0 + ahead * k_steps[1] + side * k_steps[2]
                     next_v = v0 + ahead * v_steps[1] + side * v_steps[2]
-                    _load_row(q, q_at, q_step, columns, queries, factor, layout)
+                    _load_row(kernel, channels, q, q_at, q_step, columns, queries, factor, head_dim)
                     for column in range(columns):
                         _prefetch(channels, q, next_q + column * q_step)
                         _prefetch(channels, k, next_k + column * k_step)
@@ -587,7 +686,7 @@ def forward(
                         total = _softmax(kernel, channels, window, bias_rows, b0 + (left - column) * slots)
                         share = np.float32(1) / total
                         _mix(kernel, channels, window, start, values, key, share, results, column * padded)
-                    _store_row(results, columns, out, o_at, o_step, layout)
+                    _store_row(kernel, channels, results, columns, out, o_at, o_step, head_dim)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -639,9 +738,7 @@ def backward(
     """
     height, width, head_dim = grid
     size = len(kernel)
-    slots = 4
-    while slots < size:
-        slots *= 2
+    slots = _slots(size)
     padded = CHANNELS * len(channels)
     layout = (size, slots, head_dim, padded)
     wide = 2 * size - 1
@@ -694,8 +791,8 @@ def backward(
                         at = o0 + y * out_steps[1] + side * out_steps[2]
                         of = i * most * padded * slots
                         slot = flushed % slots
-                        _flush(key_sums, of, slot, columns, grad_k, at, o_step, np.float32(_LN2), layout)
-                        _flush(value_sums, of, slot, columns, grad_v, at, o_step, one, layout)
+                        _flush(kernel, channels, key_sums, of, slot, columns, grad_k, at, o_step, np.float32(_LN2), head_dim)
+                        _flush(kernel, channels, value_sums, of, slot, columns, grad_v, at, o_step, one, head_dim)
                     flushed += 1
                 if row == last:
                     break
@@ -707,10 +804,10 @@ def backward(
                         to = i * most * padded * slots
                         slot = loaded % slots
                         at = k0 + y * k_steps[1] + side * k_steps[2]
-                        _load_by_slot(k, at, k_step, columns, keys_by_slot, to, slot, layout)
-                        _load_by_channel(k, at, k_step, columns, keys, to, slot, layout)
+                        _load_by_slot(kernel, channels, k, at, k_step, columns, keys_by_slot, to, slot, head_dim)
+                        _load_by_channel(kernel, channels, k, at, k_step, columns, keys, to, slot, head_dim)
                         at = v0 + y * v_steps[1] + side * v_steps[2]
-                        _load_by_slot(v, at, v_step, columns, values_by_slot, to, slot, layout)
+                        _load_by_slot(kernel, channels, v, at, v_step, columns, values_by_slot, to, slot, head_dim)
                     loaded += 1
                 y = residue + row * dilation
                 ahead = residue + loaded * dilation
@@ -727,8 +824,8 @@ def backward(
                     next_k = k0 + ahead * k_steps[1] + side * k_steps[2]
                     next_v = v0 + ahead * v_steps[1] + side * v_steps[2]
                     next_o = o0 + (residue + start * dilation) * out_steps[1] + side * out_steps[2]
-                    _load_row(q, q_at, q_step, columns, queries, factor, layout)
-                    _load_row(grad, g_at, g_step, columns, slopes, one, layout)
+                    _load_row(kernel, channels, q, q_at, q_step, columns, queries, factor, head_dim)
+                    _load_row(kernel, channels, grad, g_at, g_step, columns, slopes, one, head_dim)
                     for column in range(columns):
                         _prefetch(channels, grad, next_g + column * g_step)
                         _prefetch(channels, q, next_q + column * q_step)
@@ -751,5 +848,5 @@ def backward(
                         )
                         _add(kernel, channels, grad_window, start, queries, own, key_sums, key)
                         _add(kernel, channels, window, start, slopes, own, value_sums, key)
-                    _store_row(results, columns, grad_q, o_at, o_step, layout)
+                    _store_row(kernel, channels, results, columns, grad_q, o_at, o_step, head_dim)
                 _gather_bias(bias_sums, layout, rows, row, flat_bias, item * wide * wide)
