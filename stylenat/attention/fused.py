@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def _plan(
     batch: int, height: int, partitions: tuple[HeadPartition, ...]
 ) -> tuple[np.ndarray, tuple[_Work, ...]]:
     """Dilation and table of each head `(heads, 2)`, and the work, to be done in this order."""
-    heads = []  # dilation, first entry of the table
+    heads: list[tuple[int, int]] = []  # dilation, first entry of the table
     found: dict[tuple[int, int], dict[int, list]] = {}  # kernel size, turn → head → items
     table = 0
     for part in partitions:
@@ -142,18 +142,16 @@ def _forward(
         return out
     batch, height, width, _, channels = q.shape
     heads, work = _plan(batch, height, tuple(partitions))
-    inputs = [argument for x in (q, k, v) for argument in _memory(x)]
+    grid = _kernels().Grid(height, width, channels)
+    lanes = _lanes(channels)
+    inputs = [_memory(x) for x in (q, k, v)]
     table = bias.detach().float().contiguous().numpy()
     target = _memory(out)
     for some in work:
 
         def compute(part: slice, some: _Work = some) -> None:
-            grid = (height, width, channels)
-            lanes = _lanes(channels)
             items = some.items[part]
-            _kernels().forward(
-                some.kernel, lanes, items, heads, grid, *inputs, table, *target, float(scale)
-            )
+            _kernels().forward(some.kernel, lanes, items, heads, grid, *inputs, table, target, float(scale))
 
         _in_parallel(compute, len(some.items), ("forward", len(some.kernel), channels, q.dtype))
     return out
@@ -174,21 +172,20 @@ def _backward(
     grad_bias = np.zeros(bias.shape, np.float32)  # of all tables
     batch, height, width, _, channels = q.shape
     heads, work = _plan(batch, height, tuple(partitions))
+    grid = _kernels().Grid(height, width, channels)
+    lanes = _lanes(channels)
     if not q.numel():
         work = ()
-    inputs = [argument for x in (grad, q, k, v) for argument in _memory(x)]
+    inputs = [_memory(x) for x in (grad, q, k, v)]
     table = bias.detach().float().contiguous().numpy()
-    targets = [_memory(x)[0] for x in (grad_q, grad_k, grad_v)]
+    targets = tuple(_memory(x) for x in (grad_q, grad_k, grad_v))
     for some in work:
         shares = np.zeros((len(some.items), (2 * len(some.kernel) - 1) ** 2), np.float32)
 
         def compute(part: slice, some: _Work = some, shares: np.ndarray = shares) -> None:
-            grid = (height, width, channels)
-            lanes = _lanes(channels)
             items = some.items[part]
-            results = (*targets, grad_q.stride(), shares[part])
             _kernels().backward(
-                some.kernel, lanes, items, heads, grid, *inputs, table, *results, float(scale)
+                some.kernel, lanes, items, heads, grid, *inputs, table, targets, shares[part], float(scale)
             )
 
         _in_parallel(compute, len(some.items), ("backward", len(some.kernel), channels, q.dtype))
@@ -199,8 +196,8 @@ def _backward(
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), found
 
 
-def _memory(x: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
-    """A tensor's memory from its first entry on, and its steps; a copy's where channels are apart."""
+def _memory(x: Tensor) -> Any:
+    """A `kernels.Memory` of a tensor, or of a copy where channels are apart."""
     x = x.detach()
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         x = x.contiguous()
@@ -210,7 +207,7 @@ def _memory(x: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
     flat = x.as_strided((max(0, extent),), (1,))
     if x.dtype == torch.bfloat16:
         flat = flat.view(torch.uint16)
-    return flat.numpy(), x.stride()
+    return _kernels().Memory(flat.numpy(), x.stride())
 
 
 def _lanes(channels: int) -> tuple[int, ...]:

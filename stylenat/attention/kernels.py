@@ -1,12 +1,12 @@
 """The fused backend's loops, compiled by Numba for the CPU at hand; `fused.py` alone imports this module.
 
 The tokens of one residue on both axes are a *group*: a grid of its own, on which the neighborhood has no
-dilation. A call works through groups (or bands of rows of a large one), query row by query row, with the k key
-rows of its windows in a small buffer: `slots` of them, a power of two, row r in slot r mod `slots`. The buffer
-stays in the caches and holds keys and values in the two orders that vectors need:
+dilation. A call works through groups (or bands of rows of a large one), query row by query row, with the k
+key rows of its windows in a small buffer: `slots` of them, a power of two, row r in slot r mod `slots`. The
+buffer stays in the caches and holds keys and values in the two orders that vectors need:
 
-    by slot      [column][channel][slot]    a vector is the slots of a column: k columns give the k × k logits of
-                                            a query, by one product a channel and column
+    by slot      [column][channel][slot]    a vector is the slots of a column: k columns give the k × k logits
+                                            of a query, by one product a channel and column
     by channel   [column][slot][channel]    a vector is the channels of a key: for weighted sums
 
 The innermost steps are written in LLVM's own terms, with vectors and the unrolling that plain loops would not
@@ -14,9 +14,10 @@ get. They are compiled for a kernel size and for channels in multiples of `CHANN
 lengths of two tuples: Numba compiles for types, and the length is part of one.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -32,7 +33,8 @@ _SHORT = ir.IntType(16)
 _LINE = 64  # bytes that a cache brings in at once
 _COLUMNS = 64  # of groups of short rows, some are worked on at once, up to this many columns together
 _NEVER = float(np.float32(-1e30))  # logit of a slot that is not in the window
-# 2^x for |x| ≤ 1/2, by powers of x from the last to the first; relative error below 1e-7 with float32 rounding.
+# 2^x for |x| ≤ 1/2, by powers of x from the last to the first: least squares; relative error, rounding
+# included, below 1e-7.
 _POWERS = (
     1.5353362e-04,
     1.3398875e-03,
@@ -217,7 +219,7 @@ def _softmax(typing: Any, kernel: Any, channels: Any, w: Any, bias: Any, b0: Any
 def _slopes(
     typing: Any, kernel: Any, channels: Any, w: Any, factor: Any, grad: Any, bias: Any, b0: Any
 ) -> Any:
-    """w *= factor, the softmax weights; grad, of the weights, becomes that of the logits, added to bias."""
+    """Make w the softmax weights, by a factor, and grad, theirs, that of the logits; add it to bias."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         code = _Code(context, builder, kernel, channels)
@@ -459,6 +461,92 @@ def _prefetch(typing: Any, channels: Any, array: Any, i: Any) -> Any:
 # --- Rows of groups
 
 
+class Memory(NamedTuple):
+    """A tensor `(B, H, W, heads, c)` as the loops see it.
+
+    Attributes:
+        data: its memory from its first entry on: float32 or, for bfloat16, uint16.
+        steps: entries from one image, row, column and head to the next; channels are next to each other.
+    """
+
+    data: Any
+    steps: Any
+
+
+class Grid(NamedTuple):
+    """Sizes of a call.
+
+    Attributes:
+        height: tokens of a column.
+        width: tokens of a row.
+        channels: of a head.
+    """
+
+    height: int
+    width: int
+    channels: int
+
+
+class _Share(NamedTuple):
+    """Some groups of one head: all of one residue of the rows, worked on side by side.
+
+    Attributes:
+        image: of the batch.
+        head: of all heads.
+        residue: of the rows.
+        dilation: tokens from one member of a group to the next.
+        rows: members of the groups on the vertical axis.
+        first: first query row.
+        last: the one after the last.
+        side: residue of the first group's columns.
+        sides: number of groups.
+        most: columns of the longest group.
+    """
+
+    image: int
+    head: int
+    residue: int
+    dilation: int
+    rows: int
+    first: int
+    last: int
+    side: int
+    sides: int
+    most: int
+
+
+class _Rows(NamedTuple):
+    """A share's keys and queries while they are worked on; by slot and by channel as in the module's text.
+
+    Attributes:
+        keys_by_slot: keys.
+        values_by_slot: values; for gradients alone.
+        keys: by channel; for gradients alone.
+        values: by channel; for outputs alone.
+        key_sums: gradients of the keys, by channel.
+        value_sums: of the values.
+        queries: a row of queries [column][channel], times scale and in powers of two.
+        grads: a row of the output's gradient.
+        results: a row of outputs, or of the queries' gradients.
+        window: a query's weights [column][slot].
+        grad_window: their gradients.
+        bias_sums: gradients of a query row's bias [column offset][slot].
+    """
+
+    keys_by_slot: Any
+    values_by_slot: Any
+    keys: Any
+    values: Any
+    key_sums: Any
+    value_sums: Any
+    queries: Any
+    grads: Any
+    results: Any
+    window: Any
+    grad_window: Any
+    bias_sums: Any
+
+
 @njit(inline="always")
 def _slots(size: int) -> int:
     """As `slots_of`."""
@@ -466,6 +554,30 @@ def _slots(size: int) -> int:
     while slots < size:
         slots *= 2
     return slots
+
+
+@njit
+def _rows(kernel: Any, channels: Any, width: int, gradients: bool) -> Any:
+    """Memory for any share of a grid of that width."""
+    size = len(kernel)
+    padded = CHANNELS * len(channels)
+    entries = (width + _COLUMNS) * padded * _slots(size)
+    for_outputs = 0 if gradients else entries
+    for_gradients = entries if gradients else 0
+    return _Rows(
+        np.zeros(entries, np.float32),
+        np.zeros(for_gradients, np.float32),
+        np.zeros(for_gradients, np.float32),
+        np.zeros(for_outputs, np.float32),
+        np.zeros(for_gradients, np.float32),
+        np.zeros(for_gradients, np.float32),
+        np.zeros(width * padded, np.float32),
+        np.zeros(width * padded, np.float32),
+        np.zeros(width * padded, np.float32),
+        np.zeros(size * _slots(size), np.float32),
+        np.zeros(size * _slots(size), np.float32),
+        np.zeros((2 * size - 1) * _slots(size), np.float32),
+    )
 
 
 @njit(inline="always")
@@ -480,373 +592,426 @@ def _members(tokens: int, residue: int, dilation: int) -> int:
     return (tokens - residue + dilation - 1) // dilation
 
 
+@njit(inline="always")
+def _at(x: Any, share: Any, row: int, side: int) -> int:
+    """Where a group's row begins in a tensor's memory."""
+    y = share.residue + row * share.dilation
+    return (
+        share.image * x.steps[0] + y * x.steps[1] + (share.side + side) * x.steps[2] + share.head * x.steps[3]
+    )
+
+
 @njit
-def _spread_bias(table: Any, t0: int, layout: Any, rows: int, first: int, last: int) -> Any:
-    """Of the query rows from `first` to `last` the bias, in powers of two: [row, column offset, slot].
+def _spread_bias(kernel: Any, table: Any, t0: int, share: Any) -> Any:
+    """Of the share's query rows the bias, in powers of two: [row][column offset][slot].
 
     It is -1e30 in the slots whose keys the row does not see.
     """
-    size, slots, _, _ = layout
+    size = len(kernel)
+    slots = _slots(size)
     wide = 2 * size - 1
-    spread = np.full((last - first) * wide * slots, np.float32(_NEVER), np.float32)
-    for query in range(first, last):
-        start = _start(query, rows, size)
+    spread = np.full((share.last - share.first) * wide * slots, np.float32(_NEVER), np.float32)
+    for query in range(share.first, share.last):
+        start = _start(query, share.rows, size)
         for row in range(start, start + size):
             entry = t0 + (row - query + size - 1) * wide
-            place = (query - first) * wide * slots + row % slots
+            place = (query - share.first) * wide * slots + row % slots
             for j in range(wide):
                 spread[place + j * slots] = table[entry + j] * np.float32(1 / _LN2)
     return spread
 
 
 @njit
-def _gather_bias(spread: Any, layout: Any, rows: int, query: int, grad: Any, g0: int) -> None:
-    """Add a query row's [column offset, slot] to the table's gradient, and empty it."""
-    size, slots, _, _ = layout
+def _gather_bias(kernel: Any, spread: Any, share: Any, query: int, grad: Any) -> None:
+    """Add a query row's [column offset][slot] to the table's gradient, and empty it."""
+    size = len(kernel)
+    slots = _slots(size)
     wide = 2 * size - 1
-    start = _start(query, rows, size)
+    start = _start(query, share.rows, size)
     for row in range(start, start + size):
-        entry = g0 + (row - query + size - 1) * wide
+        entry = (row - query + size - 1) * wide
         for j in range(wide):
             grad[entry + j] += spread[j * slots + row % slots]
     spread[:] = 0
 
 
 @njit
-def _load_by_slot(
-    kernel: Any, channels: Any, x: Any, x0: int, step: int, columns: int, to: Any, t0: int, slot: int, count: int
-) -> None:
-    """A row of keys or values into the buffer [column][channel][slot]."""
+def _load_by_slot(kernel: Any, channels: Any, x: Any, share: Any, row: int, grid: Any, to: Any) -> None:
+    """A row of keys or values of all groups into the buffer [column][channel][slot]."""
     slots = _slots(len(kernel))
     entries = CHANNELS * len(channels) * slots
-    for column in range(columns):
-        _move_to_slot(kernel, channels, x, x0 + column * step, to, t0 + column * entries + slot, count)
+    step = share.dilation * x.steps[2]
+    for side in range(share.sides):
+        first = _at(x, share, row, side)
+        target = side * share.most * entries + row % slots
+        for column in range(_members(grid.width, share.side + side, share.dilation)):
+            source = first + column * step
+            _move_to_slot(kernel, channels, x.data, source, to, target + column * entries, grid.channels)
 
 
 @njit
-def _load_by_channel(
-    kernel: Any, channels: Any, x: Any, x0: int, step: int, columns: int, to: Any, t0: int, slot: int, count: int
-) -> None:
-    """A row of keys or values into the buffer [column][slot][channel]."""
+def _load_by_channel(kernel: Any, channels: Any, x: Any, share: Any, row: int, grid: Any, to: Any) -> None:
+    """A row of keys or values of all groups into the buffer [column][slot][channel]."""
     slots = _slots(len(kernel))
     padded = CHANNELS * len(channels)
-    for column in range(columns):
-        target = t0 + (column * slots + slot) * padded
-        _move(kernel, channels, x, x0 + column * step, to, target, count, np.float32(1))
-
-
-@njit
-def _load_row(
-    kernel: Any, channels: Any, x: Any, x0: int, step: int, columns: int, to: Any, factor: Any, count: int
-) -> None:
-    """A row of queries, times a factor: [column][channel]."""
-    padded = CHANNELS * len(channels)
-    for column in range(columns):
-        _move(kernel, channels, x, x0 + column * step, to, column * padded, count, factor)
-
-
-@njit
-def _store_row(
-    kernel: Any, channels: Any, row: Any, columns: int, to: Any, t0: int, step: int, count: int
-) -> None:
-    """A row [column][channel] into a tensor."""
-    padded = CHANNELS * len(channels)
-    for column in range(columns):
-        _move(kernel, channels, row, column * padded, to, t0 + column * step, count, np.float32(1))
+    step = share.dilation * x.steps[2]
+    one = np.float32(1)
+    for side in range(share.sides):
+        first = _at(x, share, row, side)
+        target = (side * share.most * slots + row % slots) * padded
+        for column in range(_members(grid.width, share.side + side, share.dilation)):
+            source = first + column * step
+            place = target + column * slots * padded
+            _move(kernel, channels, x.data, source, to, place, grid.channels, one)
 
 
 @njit
 def _flush(
-    kernel: Any,
-    channels: Any,
-    sums: Any,
-    s0: int,
-    slot: int,
-    columns: int,
-    to: Any,
-    t0: int,
-    step: int,
-    factor: Any,
-    count: int,
+    kernel: Any, channels: Any, sums: Any, share: Any, row: int, grid: Any, to: Any, factor: Any
 ) -> None:
-    """Add a row of the buffer [column][slot][channel] to a gradient, and empty it."""
+    """Add a row of all groups of the buffer [column][slot][channel] to a gradient, and empty it."""
     slots = _slots(len(kernel))
     padded = CHANNELS * len(channels)
+    step = share.dilation * to.steps[2]
+    for side in range(share.sides):
+        first = _at(to, share, row, side)
+        source = (side * share.most * slots + row % slots) * padded
+        for column in range(_members(grid.width, share.side + side, share.dilation)):
+            place = source + column * slots * padded
+            target = first + column * step
+            _move_sums(kernel, channels, sums, place, to.data, target, grid.channels, factor)
+
+
+@njit
+def _load_queries(
+    kernel: Any, channels: Any, x: Any, first: int, step: int, columns: int, to: Any, factor: Any, count: int
+) -> None:
+    """A row of queries, times a factor: [column][channel]."""
+    padded = CHANNELS * len(channels)
     for column in range(columns):
-        source = s0 + (column * slots + slot) * padded
-        _move_sums(kernel, channels, sums, source, to, t0 + column * step, count, factor)
+        _move(kernel, channels, x, first + column * step, to, column * padded, count, factor)
 
 
-# --- The two passes over some items: image, head, residue of the rows, first and last query row of the group.
+@njit
+def _store_queries(
+    kernel: Any, channels: Any, row: Any, columns: int, to: Any, first: int, step: int, count: int
+) -> None:
+    """A row [column][channel] into a tensor."""
+    padded = CHANNELS * len(channels)
+    for column in range(columns):
+        _move(kernel, channels, row, column * padded, to, first + column * step, count, np.float32(1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def forward(
+# --- The two passes. Rows that come next are brought into the caches while others are worked on.
+
+
+@njit
+def _attend_row(
+    kernel: Any,
+    channels: Any,
+    grid: Any,
+    share: Any,
+    side: int,
+    row: int,
+    ahead: int,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    bias: Any,
+    factor: Any,
+    rows: Any,
+) -> None:
+    """The outputs of a query row of one group; key row `ahead` comes next."""
+    size = len(kernel)
+    padded = CHANNELS * len(channels)
+    slots = _slots(size)
+    columns = _members(grid.width, share.side + side, share.dilation)
+    start = _start(row, share.rows, size)
+    buffer = side * share.most * padded * slots
+    b0 = ((row - share.first) * (2 * size - 1) + size - 1) * slots
+    q_step = share.dilation * q.steps[2]
+    out_step = share.dilation * out.steps[2]
+    first_out = _at(out, share, row, side)
+    next_q = _at(q, share, row + 1, side)
+    next_k = _at(k, share, ahead, side)
+    next_v = _at(v, share, ahead, side)
+    _load_queries(
+        kernel,
+        channels,
+        q.data,
+        _at(q, share, row, side),
+        q_step,
+        columns,
+        rows.queries,
+        factor,
+        grid.channels,
+    )
+    for column in range(columns):
+        _prefetch(channels, q.data, next_q + column * q_step)
+        _prefetch(channels, k.data, next_k + column * share.dilation * k.steps[2])
+        _prefetch(channels, v.data, next_v + column * share.dilation * v.steps[2])
+        _prefetch(channels, out.data, first_out + column * out_step)
+        left = _start(column, columns, size)
+        own = column * padded
+        key = buffer + left * padded * slots
+        _products(kernel, channels, rows.queries, own, rows.keys_by_slot, key, rows.window)
+        total = _softmax(kernel, channels, rows.window, bias, b0 + (left - column) * slots)
+        one_by = np.float32(1) / total
+        _mix(kernel, channels, rows.window, start, rows.values, key, one_by, rows.results, own)
+    _store_queries(kernel, channels, rows.results, columns, out.data, first_out, out_step, grid.channels)
+
+
+@njit
+def _attend_share(
+    kernel: Any,
+    channels: Any,
+    grid: Any,
+    share: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    bias: Any,
+    factor: Any,
+    rows: Any,
+) -> None:
+    """The outputs of a share."""
+    size = len(kernel)
+    loaded = _start(share.first, share.rows, size)
+    for row in range(share.first, share.last):
+        start = _start(row, share.rows, size)
+        while loaded < start + size:
+            _load_by_slot(kernel, channels, k, share, loaded, grid, rows.keys_by_slot)
+            _load_by_channel(kernel, channels, v, share, loaded, grid, rows.values)
+            loaded += 1
+        for side in range(share.sides):
+            _attend_row(kernel, channels, grid, share, side, row, loaded, q, k, v, out, bias, factor, rows)
+
+
+@njit
+def _share(grid: Any, item: Any, dilation: int, side: int) -> Any:
+    """An item's groups from a residue of the columns on."""
+    image, head, residue, first, last = item
+    most = _members(grid.width, 0, dilation)
+    sides = min(max(1, _COLUMNS // most), dilation - side)
+    rows = _members(grid.height, residue, dilation)
+    return _Share(image, head, residue, dilation, rows, first, last, side, sides, most)
+
+
+@njit(nogil=True, error_model="numpy")
+def _forward(
     kernel: Any,
     channels: Any,
     items: Any,
     heads: Any,
     grid: Any,
     q: Any,
-    q_steps: Any,
     k: Any,
-    k_steps: Any,
     v: Any,
-    v_steps: Any,
     bias: Any,
     out: Any,
-    out_steps: Any,
     scale: Any,
 ) -> None:
-    """The output of some items.
+    """The outputs of some items.
 
     Args:
         kernel: a tuple of kernel_size entries.
         channels: a tuple of an entry for each `CHANNELS` channels of a head, the last ones padding.
-        items: int64 `(N, 5)`.
+        items: int64 `(N, 5)`: image, head, residue of the rows, and of that group the first query row and the
+            one after the last.
         heads: int64 `(heads, 2)`: dilation, and where the head's table begins in `bias`.
-        grid: height, width, channels of a head.
-        q: float32 or, for bfloat16, uint16: a tensor's memory from its first entry on.
-        q_steps: its steps from one image, row, column and head to the next; channels are next to each other.
-        k: as q.
-        k_steps: as q_steps.
-        v: as q.
-        v_steps: as q_steps.
+        grid: a `Grid`.
+        q: a `Memory`.
+        k: a `Memory`.
+        v: a `Memory`.
         bias: all tables, float32.
-        out: as q; written.
-        out_steps: as q_steps.
+        out: a `Memory`; written.
         scale: factor on q.
     """
-    height, width, head_dim = grid
-    size = len(kernel)
-    slots = _slots(size)
-    padded = CHANNELS * len(channels)
-    layout = (size, slots, head_dim, padded)
-    wide = 2 * size - 1
-    keys = np.zeros((width + _COLUMNS) * padded * slots, np.float32)
-    values = np.zeros((width + _COLUMNS) * padded * slots, np.float32)
-    queries = np.zeros(width * padded, np.float32)
-    results = np.zeros(width * padded, np.float32)
-    window = np.zeros(size * slots, np.float32)
+    rows = _rows(kernel, channels, grid.width, False)
     factor = np.float32(scale / _LN2)
-    for item in range(len(items)):
-        image, head, residue, first, last = items[item]
-        dilation, table = heads[head]
-        rows = _members(height, residue, dilation)
-        bias_rows = _spread_bias(bias, table, layout, rows, first, last)
-        q0 = image * q_steps[0] + head * q_steps[3]
-        k0 = image * k_steps[0] + head * k_steps[3]
-        v0 = image * v_steps[0] + head * v_steps[3]
-        o0 = image * out_steps[0] + head * out_steps[3]
-        q_step, k_step, v_step, o_step = (
-            dilation * q_steps[2],
-            dilation * k_steps[2],
-            dilation * v_steps[2],
-            dilation * out_steps[2],
-        )
-        most = _members(width, 0, dilation)
-        together = max(1, _COLUMNS // most)
-        for side0 in range(0, dilation, together):
-            sides = min(together, dilation - side0)
-            loaded = _start(first, rows, size)
-            for row in range(first, last):
-                start = _start(row, rows, size)
-                while loaded < start + size:
-                    y = residue + loaded * dilation
-                    for i in range(sides):
-                        side = side0 + i
-                        columns = _members(width, side, dilation)
-                        to = i * most * padded * slots
-                        at = k0 + y * k_steps[1] + side * k_steps[2]
-                        _load_by_slot(kernel, channels, k, at, k_step, columns, keys, to, loaded % slots, head_dim)
-                        at = v0 + y * v_steps[1] + side * v_steps[2]
-                        _load_by_channel(kernel, channels, v, at, v_step, columns, values, to, loaded % slots, head_dim)
-                    loaded += 1
-                y = residue + row * dilation
-                ahead = residue + loaded * dilation
-                b0 = ((row - first) * wide + size - 1) * slots
-                for i in range(sides):
-                    side = side0 + i
-                    columns = _members(width, side, dilation)
-                    buffer = i * most * padded * slots
-                    q_at = q0 + y * q_steps[1] + side * q_steps[2]
-                    o_at = o0 + y * out_steps[1] + side * out_steps[2]
-                    next_q = q_at + dilation * q_steps[1]
-                    next_k = k0 + ahead * k_steps[1] + side * k_steps[2]
-                    next_v = v0 + ahead * v_steps[1] + side * v_steps[2]
-                    _load_row(kernel, channels, q, q_at, q_step, columns, queries, factor, head_dim)
-                    for column in range(columns):
-                        _prefetch(channels, q, next_q + column * q_step)
-                        _prefetch(channels, k, next_k + column * k_step)
-                        _prefetch(channels, v, next_v + column * v_step)
-                        _prefetch(channels, out, o_at + column * o_step)
-                        left = _start(column, columns, size)
-                        key = buffer + left * padded * slots
-                        _products(kernel, channels, queries, column * padded, keys, key, window)
-                        total = _softmax(kernel, channels, window, bias_rows, b0 + (left - column) * slots)
-                        share = np.float32(1) / total
-                        _mix(kernel, channels, window, start, values, key, share, results, column * padded)
-                    _store_row(kernel, channels, results, columns, out, o_at, o_step, head_dim)
+    for i in range(len(items)):
+        item = (items[i, 0], items[i, 1], items[i, 2], items[i, 3], items[i, 4])
+        dilation, table = heads[items[i, 1]]
+        share = _share(grid, item, dilation, 0)
+        spread = _spread_bias(kernel, bias, table, share)
+        side = 0
+        while side < dilation:
+            share = _share(grid, item, dilation, side)
+            _attend_share(kernel, channels, grid, share, q, k, v, out, spread, factor, rows)
+            side += share.sides
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def backward(
+@njit
+def _differentiate_row(
+    kernel: Any,
+    channels: Any,
+    grid: Any,
+    share: Any,
+    side: int,
+    row: int,
+    ahead: int,
+    grad: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    grads: Any,
+    bias: Any,
+    scale: Any,
+    rows: Any,
+) -> None:
+    """The gradients that a query row of one group gives; key row `ahead` comes next."""
+    size = len(kernel)
+    padded = CHANNELS * len(channels)
+    slots = _slots(size)
+    columns = _members(grid.width, share.side + side, share.dilation)
+    start = _start(row, share.rows, size)
+    buffer = side * share.most * padded * slots
+    b0 = (row - share.first) * (2 * size - 1) * slots
+    grad_q, grad_k, grad_v = grads
+    grad_step = share.dilation * grad.steps[2]
+    q_step = share.dilation * q.steps[2]
+    out_step = share.dilation * grad_q.steps[2]
+    first_out = _at(grad_q, share, row, side)
+    next_grad = _at(grad, share, row + 1, side)
+    next_q = _at(q, share, row + 1, side)
+    next_k = _at(k, share, ahead, side)
+    next_v = _at(v, share, ahead, side)
+    flushed = _at(grad_k, share, start, side)  # next
+    one = np.float32(1)
+    base = np.float32(scale / _LN2)
+    count = grid.channels
+    first = _at(q, share, row, side)
+    _load_queries(kernel, channels, q.data, first, q_step, columns, rows.queries, base, count)
+    first = _at(grad, share, row, side)
+    _load_queries(kernel, channels, grad.data, first, grad_step, columns, rows.grads, one, count)
+    for column in range(columns):
+        _prefetch(channels, grad.data, next_grad + column * grad_step)
+        _prefetch(channels, q.data, next_q + column * q_step)
+        _prefetch(channels, k.data, next_k + column * share.dilation * k.steps[2])
+        _prefetch(channels, v.data, next_v + column * share.dilation * v.steps[2])
+        _prefetch(channels, grad_q.data, first_out + column * out_step)
+        _prefetch(channels, grad_k.data, flushed + column * out_step)
+        _prefetch(channels, grad_v.data, flushed + column * out_step)
+        left = _start(column, columns, size)
+        own = column * padded
+        key = buffer + left * padded * slots
+        entry = (left - column + size - 1) * slots
+        window = rows.window
+        grad_window = rows.grad_window
+        _products(kernel, channels, rows.queries, own, rows.keys_by_slot, key, window)
+        _products(kernel, channels, rows.grads, own, rows.values_by_slot, key, grad_window)
+        total = _softmax(kernel, channels, window, bias, b0 + entry)
+        _slopes(kernel, channels, window, one / total, grad_window, rows.bias_sums, entry)
+        _mix(kernel, channels, grad_window, start, rows.keys, key, np.float32(scale), rows.results, own)
+        _add(kernel, channels, grad_window, start, rows.queries, own, rows.key_sums, key)
+        _add(kernel, channels, window, start, rows.grads, own, rows.value_sums, key)
+    _store_queries(kernel, channels, rows.results, columns, grad_q.data, first_out, out_step, count)
+
+
+@njit
+def _flush_rows(
+    kernel: Any, channels: Any, grid: Any, share: Any, first: int, last: int, grads: Any, rows: Any
+) -> None:
+    """Add the sums of key rows that no query row will see again to the gradients of keys and values."""
+    _, grad_k, grad_v = grads
+    for row in range(first, last):
+        _flush(kernel, channels, rows.key_sums, share, row, grid, grad_k, np.float32(_LN2))
+        _flush(kernel, channels, rows.value_sums, share, row, grid, grad_v, np.float32(1))
+
+
+@njit
+def _differentiate_share(
+    kernel: Any,
+    channels: Any,
+    grid: Any,
+    share: Any,
+    grad: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    grads: Any,
+    bias: Any,
+    grad_bias: Any,
+    scale: Any,
+    rows: Any,
+) -> None:
+    """The gradients that a share gives."""
+    size = len(kernel)
+    loaded = _start(share.first, share.rows, size)
+    flushed = loaded
+    for row in range(share.first, share.last):
+        start = _start(row, share.rows, size)
+        _flush_rows(kernel, channels, grid, share, flushed, start, grads, rows)
+        flushed = start
+        while loaded < start + size:
+            _load_by_slot(kernel, channels, k, share, loaded, grid, rows.keys_by_slot)
+            _load_by_channel(kernel, channels, k, share, loaded, grid, rows.keys)
+            _load_by_slot(kernel, channels, v, share, loaded, grid, rows.values_by_slot)
+            loaded += 1
+        for side in range(share.sides):
+            _differentiate_row(
+                kernel, channels, grid, share, side, row, loaded, grad, q, k, v, grads, bias, scale, rows
+            )
+        _gather_bias(kernel, rows.bias_sums, share, row, grad_bias)
+    _flush_rows(kernel, channels, grid, share, flushed, loaded, grads, rows)
+
+
+@njit(nogil=True, error_model="numpy")
+def _backward(
     kernel: Any,
     channels: Any,
     items: Any,
     heads: Any,
     grid: Any,
     grad: Any,
-    grad_steps: Any,
     q: Any,
-    q_steps: Any,
     k: Any,
-    k_steps: Any,
     v: Any,
-    v_steps: Any,
     bias: Any,
-    grad_q: Any,
-    grad_k: Any,
-    grad_v: Any,
-    out_steps: Any,
+    grads: Any,
     grad_bias: Any,
     scale: Any,
 ) -> None:
     """The gradients of some items, which share no key.
 
     Args:
-        kernel: as of `forward`, and so on.
+        kernel: as of `_forward`.
         channels: likewise.
         items: likewise.
         heads: likewise.
         grid: likewise.
-        grad: the output's gradient; as q.
-        grad_steps: as q_steps.
-        q: as of `forward`.
-        q_steps: likewise.
+        grad: the output's gradient, a `Memory`.
+        q: likewise.
         k: likewise.
-        k_steps: likewise.
         v: likewise.
-        v_steps: likewise.
-        bias: likewise.
-        grad_q: of q; as q; written.
-        grad_k: of k, float32; added to.
-        grad_v: of v, float32; added to.
-        out_steps: of these three.
-        grad_bias: float32 `(N, (2k-1)²)`: of the table of each item's head, this item's share; added to.
+        bias: all tables, float32.
+        grads: of q, which is written, of k and of v, which are added to and float32: three of `Memory`.
+        grad_bias: float32 `(N, (2k-1)²)`: each item's part of the gradient of its head's table; added to.
         scale: factor on q.
     """
-    height, width, head_dim = grid
-    size = len(kernel)
-    slots = _slots(size)
-    padded = CHANNELS * len(channels)
-    layout = (size, slots, head_dim, padded)
-    wide = 2 * size - 1
-    entries = (width + _COLUMNS) * padded * slots
-    keys_by_slot = np.zeros(entries, np.float32)
-    keys = np.zeros(entries, np.float32)
-    values_by_slot = np.zeros(entries, np.float32)
-    key_sums = np.zeros(entries, np.float32)
-    value_sums = np.zeros(entries, np.float32)
-    queries = np.zeros(width * padded, np.float32)
-    slopes = np.zeros(width * padded, np.float32)
-    results = np.zeros(width * padded, np.float32)
-    window = np.zeros(size * slots, np.float32)
-    grad_window = np.zeros(size * slots, np.float32)
-    bias_sums = np.zeros(wide * slots, np.float32)
-    flat_bias = grad_bias.reshape(-1)
-    factor = np.float32(scale / _LN2)
-    one = np.float32(1)
-    for item in range(len(items)):
-        image, head, residue, first, last = items[item]
-        dilation, table = heads[head]
-        rows = _members(height, residue, dilation)
-        bias_rows = _spread_bias(bias, table, layout, rows, first, last)
-        g0 = image * grad_steps[0] + head * grad_steps[3]
-        q0 = image * q_steps[0] + head * q_steps[3]
-        k0 = image * k_steps[0] + head * k_steps[3]
-        v0 = image * v_steps[0] + head * v_steps[3]
-        o0 = image * out_steps[0] + head * out_steps[3]
-        g_step, q_step, k_step, v_step, o_step = (
-            dilation * grad_steps[2],
-            dilation * q_steps[2],
-            dilation * k_steps[2],
-            dilation * v_steps[2],
-            dilation * out_steps[2],
-        )
-        most = _members(width, 0, dilation)
-        together = max(1, _COLUMNS // most)
-        for side0 in range(0, dilation, together):
-            sides = min(together, dilation - side0)
-            loaded = _start(first, rows, size)
-            flushed = loaded
-            for row in range(first, last + 1):
-                # After the last query row, all rows that are left are flushed.
-                start = _start(row, rows, size) if row < last else loaded
-                while flushed < start:
-                    y = residue + flushed * dilation
-                    for i in range(sides):
-                        side = side0 + i
-                        columns = _members(width, side, dilation)
-                        at = o0 + y * out_steps[1] + side * out_steps[2]
-                        of = i * most * padded * slots
-                        slot = flushed % slots
-                        _flush(kernel, channels, key_sums, of, slot, columns, grad_k, at, o_step, np.float32(_LN2), head_dim)
-                        _flush(kernel, channels, value_sums, of, slot, columns, grad_v, at, o_step, one, head_dim)
-                    flushed += 1
-                if row == last:
-                    break
-                while loaded < start + size:
-                    y = residue + loaded * dilation
-                    for i in range(sides):
-                        side = side0 + i
-                        columns = _members(width, side, dilation)
-                        to = i * most * padded * slots
-                        slot = loaded % slots
-                        at = k0 + y * k_steps[1] + side * k_steps[2]
-                        _load_by_slot(kernel, channels, k, at, k_step, columns, keys_by_slot, to, slot, head_dim)
-                        _load_by_channel(kernel, channels, k, at, k_step, columns, keys, to, slot, head_dim)
-                        at = v0 + y * v_steps[1] + side * v_steps[2]
-                        _load_by_slot(kernel, channels, v, at, v_step, columns, values_by_slot, to, slot, head_dim)
-                    loaded += 1
-                y = residue + row * dilation
-                ahead = residue + loaded * dilation
-                b0 = ((row - first) * wide + size - 1) * slots
-                for i in range(sides):
-                    side = side0 + i
-                    columns = _members(width, side, dilation)
-                    buffer = i * most * padded * slots
-                    g_at = g0 + y * grad_steps[1] + side * grad_steps[2]
-                    q_at = q0 + y * q_steps[1] + side * q_steps[2]
-                    o_at = o0 + y * out_steps[1] + side * out_steps[2]
-                    next_g = g_at + dilation * grad_steps[1]
-                    next_q = q_at + dilation * q_steps[1]
-                    next_k = k0 + ahead * k_steps[1] + side * k_steps[2]
-                    next_v = v0 + ahead * v_steps[1] + side * v_steps[2]
-                    next_o = o0 + (residue + start * dilation) * out_steps[1] + side * out_steps[2]
-                    _load_row(kernel, channels, q, q_at, q_step, columns, queries, factor, head_dim)
-                    _load_row(kernel, channels, grad, g_at, g_step, columns, slopes, one, head_dim)
-                    for column in range(columns):
-                        _prefetch(channels, grad, next_g + column * g_step)
-                        _prefetch(channels, q, next_q + column * q_step)
-                        _prefetch(channels, k, next_k + column * k_step)
-                        _prefetch(channels, v, next_v + column * v_step)
-                        _prefetch(channels, grad_q, o_at + column * o_step)
-                        _prefetch(channels, grad_k, next_o + column * o_step)
-                        _prefetch(channels, grad_v, next_o + column * o_step)
-                        left = _start(column, columns, size)
-                        key = buffer + left * padded * slots
-                        own = column * padded
-                        _products(kernel, channels, queries, own, keys_by_slot, key, window)
-                        _products(kernel, channels, slopes, own, values_by_slot, key, grad_window)
-                        b_offset = (left - column) * slots
-                        total = _softmax(kernel, channels, window, bias_rows, b0 + b_offset)
-                        b_offset += (size - 1) * slots
-                        _slopes(kernel, channels, window, one / total, grad_window, bias_sums, b_offset)
-                        _mix(
-                            kernel, channels, grad_window, start, keys, key, np.float32(scale), results, own
-                        )
-                        _add(kernel, channels, grad_window, start, queries, own, key_sums, key)
-                        _add(kernel, channels, window, start, slopes, own, value_sums, key)
-                    _store_row(kernel, channels, results, columns, grad_q, o_at, o_step, head_dim)
-                _gather_bias(bias_sums, layout, rows, row, flat_bias, item * wide * wide)
+    rows = _rows(kernel, channels, grid.width, True)
+    for i in range(len(items)):
+        item = (items[i, 0], items[i, 1], items[i, 2], items[i, 3], items[i, 4])
+        dilation, table = heads[items[i, 1]]
+        share = _share(grid, item, dilation, 0)
+        spread = _spread_bias(kernel, bias, table, share)
+        side = 0
+        while side < dilation:
+            share = _share(grid, item, dilation, side)
+            _differentiate_share(
+                kernel, channels, grid, share, grad, q, k, v, grads, spread, grad_bias[i], scale, rows
+            )
+            side += share.sides
+
+
+def _kept(function: Any) -> Any:
+    """The function, to be kept on disk when it is compiled, where there is a folder to write to."""
+    with contextlib.suppress(RuntimeError):  # neither beside the package nor in the user's cache folder
+        function.enable_caching()
+    return function
+
+
+forward = _kept(_forward)
+backward = _kept(_backward)
