@@ -60,8 +60,8 @@ def attend(
     if not supports(q):
         dtype = str(q.dtype).removeprefix("torch.")
         raise UserError(
-            f"attention backend 'fused' got {dtype} on {q.device.type}: take auto or tiled, or give float32 or "
-            "bfloat16 on a CPU"
+            f"attention backend 'fused' got {dtype} on {q.device.type}: take auto or tiled, or give "
+            "float32 or bfloat16 on a CPU"
         )
     return _operators.attend(q, k, v, partitions, bias, scale)
 

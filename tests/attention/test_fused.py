@@ -47,7 +47,7 @@ def random_case(rng):
     least = max(part.kernel_size * part.dilation for part in partitions)
     grid = [max(least, rng.randint(3, 14)), max(least, rng.randint(3, 14))]
     if rng.random() < 1 / 2:
-        grid[rng.randrange(2)] = max(least, rng.randint(20, 100))
+        grid[rng.randrange(2)] = max(least, rng.randint(20, 150))
     return partitions, *grid
 
 
@@ -70,7 +70,7 @@ def test_fused_equals_reference_on_random_cases():
 @pytest.mark.parametrize("channels", [16, 20, 32])
 def test_channels_of_whole_vectors_and_of_others(channels):
     torch.manual_seed(0)
-    partitions = parse_partitions("1x7@1,1x7@2")
+    partitions = parse_partitions("1x3@1,1x3@2")
     inputs = make_inputs(2, 17, 15, partitions, head_dim=channels)
     assert worst_error(inputs, partitions, torch.randn_like(inputs[0])) < 2e-6
 
@@ -109,7 +109,7 @@ def test_any_strides():
 def test_bfloat16_is_rounded_once():
     """Sums are in float32: what comes out is the exact result's nearest bfloat16, or next to it."""
     torch.manual_seed(0)
-    partitions = parse_partitions("1x7@1,1x7@4")
+    partitions = parse_partitions("1x3@1,1x3@4")
     low = lower(make_inputs(4, 32, 32, partitions, head_dim=16), torch.bfloat16)
     exact = [x.detach().double().requires_grad_() for x in (*low[:3], *low[3])]
     weights = torch.randn(low[0].shape, dtype=torch.float64).bfloat16()
@@ -196,12 +196,8 @@ def test_auto_takes_it_on_a_cpu_in_float32_and_bfloat16(monkeypatch):
         layer.bfloat16()(torch.randn(1, 9, 8, 16, dtype=torch.bfloat16))
         layer.double()(torch.randn(1, 9, 8, 16, dtype=torch.float64))
     found = [str(choice) for choice in dispatch.choices()]
-    assert [text.split(": ")[1] for text in found] == [
-        "fused (preferred where it is right)",
-        "tiled (the only candidate)",
-        "fused (preferred where it is right)",
-        "fused (preferred where it is right)",
-    ]
+    preferred = "fused (preferred where it is right)"
+    assert [text.split(": ")[1] for text in found] == 3 * [preferred] + ["tiled (the only candidate)"]
 
 
 @needs_numba
@@ -209,7 +205,8 @@ def test_other_types_and_devices_are_refused():
     partitions = parse_partitions("1x3@1")
     q, k, v, _ = make_inputs(1, 8, 8, partitions)
     assert refusal(neighborhood_attention, q, k, v, partitions, backend="fused") == (
-        "attention backend 'fused' got float64 on cpu: take auto or tiled, or give float32 or bfloat16 on a CPU"
+        "attention backend 'fused' got float64 on cpu: take auto or tiled, or give float32 or bfloat16 "
+        "on a CPU"
     )
 
 
