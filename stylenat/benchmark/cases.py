@@ -262,14 +262,14 @@ def undo(change: str, base: str | Path = "") -> None:
         change: one of `CHANGES`.
         base: for "attention" a clone of the commit before it, whose tiled attention takes its place.
     """
-    from stylenat.attention import dispatch
+    from stylenat.attention import dispatch, fused
     from stylenat.models import mlp, stylenat
 
     if change == "mlp":
         stylenat.mlp = mlp.plain_mlp
     elif change == "attention":
-        dispatch.BACKENDS.pop("fused", None)
         dispatch.BACKENDS["tiled"] = dispatch.Backend(_old_attention(Path(base)))
+        dispatch.BACKENDS["fused"] = dispatch.Backend(fused.attend)  # no candidate any more
 
 
 def _old_attention(base: Path) -> Callable[..., torch.Tensor]:
