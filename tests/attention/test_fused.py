@@ -318,6 +318,7 @@ def test_the_package_does_not_import_numba():
 
 
 @needs_numba
+@pytest.mark.slow
 def test_what_is_compiled_is_kept_on_disk(tmp_path):
     run(CALL, NUMBA_CACHE_DIR=str(tmp_path))
     files = sorted(tmp_path.rglob("*.nbc"))
@@ -331,6 +332,7 @@ def test_what_is_compiled_is_kept_on_disk(tmp_path):
 
 
 @needs_numba
+@pytest.mark.slow
 def test_where_nothing_may_be_kept_it_is_compiled_all_the_same():
     code = """
 from numba.core.caching import CacheImpl
