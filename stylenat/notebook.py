@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from IPython import get_ipython
 from IPython.display import Image, display
@@ -12,6 +13,7 @@ from stylenat.errors import UserError, unknown
 from stylenat.figures.style import to_png
 
 INJECTED = "# Parameters"  # papermill's first line
+_NOT_FINITE = ("float('nan')", "float('inf')", "float('-inf')")  # as papermill writes them
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def check_parameters() -> None:
 def _parse(source: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
-    except SyntaxError:  # a cell that failed, or of another language
+    except (SyntaxError, RecursionError, MemoryError):  # a cell that failed, or of another language
         return []
 
 
@@ -90,12 +92,25 @@ def _declarations(statements: Sequence[ast.stmt]) -> dict[str, _Declared]:
 
 def _check_type(name: str, node: ast.expr, annotation: str) -> None:
     """Check a literal against a type's name; an int will do for a float, a bool for neither."""
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:  # papermill writes float('nan') and float('inf')
-        value = float("nan")
-    allowed = annotation.split("[")[0]  # list[int]: the container is what can be checked
-    kinds = (allowed, "int") if allowed == "float" else (allowed,)
-    if type(value).__name__ not in kinds:
+    value = _literal(name, node)
+    allowed, _, entries = annotation.rstrip("]").partition("[")
+    fits = _is_of(value, allowed)
+    if entries and isinstance(value, list):
+        fits = fits and all(_is_of(entry, entries) for entry in value)
+    if not fits:
         hint = " (papermill's -r passes text as it is)" if allowed == "str" else ""
         raise UserError(f"parameter {name}={value!r} is {type(value).__name__}, expected {annotation}{hint}")
+
+
+def _literal(name: str, node: ast.expr) -> Any:
+    if ast.unparse(node) in _NOT_FINITE:
+        return float("nan")
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"parameter {name} is no literal: give a number, text or a list of them") from None
+
+
+def _is_of(value: object, kind: str) -> bool:
+    """Whether a value is of the type of that name; an int will do for a float, a bool for neither."""
+    return type(value).__name__ in ((kind, "int") if kind == "float" else (kind,))

@@ -16,7 +16,7 @@ from stylenat.attention.partitions import (
     styleswin_levels,
 )
 from stylenat.config import Config, convert_value
-from stylenat.errors import unknown
+from stylenat.errors import UserError, unknown
 
 
 def _published_widths(resolution: int, multiplier: int) -> tuple[int, ...]:
@@ -127,7 +127,7 @@ PRESETS = {config.preset: config for config in (
 # fmt: on
 
 
-def get_config(preset: str, **overrides: Any) -> Config:
+def get_config(preset: str, /, **overrides: Any) -> Config:
     """The configuration of a preset with fields replaced.
 
     Args:
@@ -139,6 +139,8 @@ def get_config(preset: str, **overrides: Any) -> Config:
         UserError: an unknown preset or field, a value of the wrong type or out of its range, a partition that
             does not fit.
     """
+    if not isinstance(preset, str):
+        raise UserError(f"preset {preset!r} is {type(preset).__name__}: give a preset's name")
     if preset not in PRESETS:
         raise unknown("preset", preset, list(PRESETS))
     config = PRESETS[preset]

@@ -30,13 +30,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stylenat.errors import UserError
-from stylenat.paths import find_path
+from stylenat.paths import find_path, is_stream, sha256
 from stylenat.progress import progress
 
 T = TypeVar("T")
 BUNDLED = "noto-faces"
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
+LARGEST_FILE = 2**28  # bytes of an image's file, as it is and out of a zip
 PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
 # A leading dot hides, but "./" and "../" hide nothing.
@@ -236,7 +237,11 @@ class _Files(Source):
 
     @abstractmethod
     def open_member(self, member: str) -> IO[bytes]:
-        """Open a file for reading."""
+        """Open a file for reading.
+
+        Raises:
+            ValueError: no image is as large, or it is a pipe or a device.
+        """
 
     @cached_property
     def manifest(self) -> str:
@@ -245,7 +250,7 @@ class _Files(Source):
     def _digest(self, member: str) -> str:
         try:
             with self.open_member(member) as stream:
-                return hashlib.sha256(stream.read()).hexdigest()
+                return sha256(stream)
         except Exception as error:  # zipfile and its decompressors raise several kinds
             raise UserError(
                 f"{self.path / member} can't be read ({type(error).__name__}: {error}); replace or remove it."
@@ -255,7 +260,7 @@ class _Files(Source):
         """What `action` returns for an image; the error of one that fails names the file."""
         member = self.members[index]
         try:
-            with self.open_member(member) as stream, Image.open(stream) as image:
+            with self.open_member(member) as stream, Image.open(stream, formats=_formats()) as image:
                 return action(image)
         except UserError:
             raise
@@ -300,8 +305,9 @@ class _Folder(_Files):
 
     def open_member(self, member: str) -> IO[bytes]:
         file = self.path / member
-        if file.exists() and not file.is_file():
-            raise ValueError("a pipe or a device")  # which would be waited for
+        if is_stream(file):
+            raise ValueError("a pipe or a device")
+        _check_file_size(file.stat().st_size)
         return file.open("rb")
 
 
@@ -315,7 +321,7 @@ class _Zip(_Files):
             entries = self._archive().infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # ValueError: a name's coding
             raise UserError(f"{path} is a damaged zip ({error}); pack its folder anew") from error
-        super().__init__(source, path, {entry.filename for entry in entries if not entry.is_dir()})
+        super().__init__(source, path, [entry.filename for entry in entries if not entry.is_dir()])
 
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -324,10 +330,25 @@ class _Zip(_Files):
         return self._opened[1]
 
     def open_member(self, member: str) -> IO[bytes]:
-        return self._archive().open(member)
+        entry = self._archive().getinfo(member)
+        _check_file_size(entry.file_size)  # no more than it says is inflated
+        return self._archive().open(entry)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}
+
+
+def _check_file_size(size: int) -> None:
+    """Refuse a file that would fill the memory; sizes are what a folder or a zip's list says."""
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size:,} bytes, over {LARGEST_FILE:,}")
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    """All that Pillow reads but EPS, which is a program: Pillow would let Ghostscript run it."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:
@@ -419,7 +440,7 @@ def open_source(source: str | Path) -> Source:
             f"Dataset {str(source)!r} not found: {path.absolute()} does not exist; give a folder or zip of "
             f"images, or {_USE_BUNDLED}"
         )
-    if not zipfile.is_zipfile(path):
+    if is_stream(path) or not zipfile.is_zipfile(path):
         raise UserError(
             f"{path} is neither a folder nor a zip; give a folder or zip of images, or {_USE_BUNDLED}"
         )

@@ -10,7 +10,7 @@ from stylenat.reporting.records import RunRecord
 from stylenat.training.loop import train
 
 
-def run_ablation(preset: str, dilation: int, **overrides: Any) -> RunRecord:
+def run_ablation(preset: str, dilation: int, /, **overrides: Any) -> RunRecord:
     """Train a preset with half its heads at `dilation` and score the last snapshot.
 
     The variant, such as "dilation 8", is part of the run's configuration and so of its id. Finished runs are

@@ -12,7 +12,7 @@ from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import workspace, write_atomically
 from stylenat.reporting import markdown
 from stylenat.reporting.protocol import check_same_protocol
-from stylenat.reporting.records import RunRecord, load_records
+from stylenat.reporting.records import RunRecord, load_records, read_csv
 
 PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results/paper.csv
     "FFHQ-256 FID": ("fid", "FFHQ", 256),
@@ -23,6 +23,7 @@ PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results
     "parameters, 1024 (M)": ("parameters", "FFHQ", 1024),
     "imgs/s, 256": ("throughput", "FFHQ", 256),
 }
+PAPER = ("system", "quantity", "dataset", "resolution", "value", "uncertainty", "source")  # its columns
 MEMORIZED = (
     "Memorized: share of samples nearer to a training image than all but 5 % of held-out images are; "
     "poor samples are never that near."
@@ -34,8 +35,12 @@ Row = dict[str, Any]
 
 def published() -> pd.DataFrame:
     """The published numbers, `results/paper.csv`, tidy: one row a number."""
-    return pd.read_csv(
-        workspace("results", "paper.csv"), keep_default_na=False, na_values={"uncertainty": [""]}
+    return read_csv(
+        workspace("results", "paper.csv"),
+        PAPER,
+        keep_default_na=False,
+        na_values={"uncertainty": [""]},
+        dtype={"value": float},
     )
 
 
@@ -200,7 +205,8 @@ def _ablation_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
 
 def _published_table() -> tuple[pd.DataFrame, str]:
     # As text, to keep the digits as published.
-    paper = pd.read_csv(workspace("results", "paper.csv"), dtype=str, keep_default_na=False)
+    published()  # raises where a value is no number
+    paper = read_csv(workspace("results", "paper.csv"), PAPER, dtype=str, keep_default_na=False)
     paper = paper[paper["quantity"].isin([quantity for quantity, _, _ in PUBLISHED.values()])]
     place = paper.set_index(["system", "quantity", "dataset", "resolution"])
     raw_rows = []
@@ -268,11 +274,12 @@ def update_readme(path: Path | None = None) -> None:
     Raises:
         UserError: as of `build_tables`; the markers are missing, doubled or in the wrong order.
     """
-    tables = build_tables()
     readme = path or workspace("README.md")
-    body = "\n".join(tables[name] for name in ("runs", "ablation", "published"))
+    text = readme.read_text(encoding="utf-8")
     try:
-        text = markdown.replace_block(readme.read_text(encoding="utf-8"), "results", body)
+        markdown.replace_block(text, "results", "")  # a page without markers shows before anything is written
     except UserError as error:
         raise UserError(f"{readme.name}: {error}") from None
-    write_atomically(readme, text)
+    tables = build_tables()
+    body = "\n".join(tables[name] for name in ("runs", "ablation", "published"))
+    write_atomically(readme, markdown.replace_block(text, "results", body))
