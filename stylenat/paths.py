@@ -85,7 +85,7 @@ def _exists(path: Path) -> bool:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is that of a pipe or a device, which a reader would wait for, or never see the end of."""
+    """Whether a path is that of a pipe or a device, which a reader waits for or never sees the end of."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

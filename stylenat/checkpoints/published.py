@@ -267,7 +267,7 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
 
 
 def _check_plain(tensors: Mapping[Any, Tensor], where: str, size: int) -> None:
-    """Refuse what is no dense tensor in memory, and tensors that would take more than a file of `size` bytes."""
+    """Refuse what is no dense tensor in memory, and tensors that take more than a file of `size` bytes."""
     taken = 0
     for name, tensor in tensors.items():
         if not isinstance(name, str):

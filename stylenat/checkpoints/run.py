@@ -269,7 +269,7 @@ class Run:
 
 
 def _numbered(folder: Path, suffix: str = "") -> list[Path]:
-    """What a folder holds under names of digits, in order; what a copy or an editor left there is none of it."""
+    """What a folder holds under names of digits, in order; a copy beside it, "… (copy)", is none of it."""
     return sorted(
         path for path in folder.glob(f"[0-9]*{suffix}") if path.name.removesuffix(suffix).isdecimal()
     )

@@ -46,7 +46,8 @@ def as_matrix(features: Features) -> Tensor:
     """
     if not isinstance(features, Features):
         raise UserError(
-            f"features are {type(features).__name__} {features!r}: give a tensor or array (images, dimensions)"
+            f"features are {type(features).__name__} {features!r}: give a tensor or array (images, "
+            "dimensions)"
         )
     matrix = as_tensor(features).double()
     if matrix.ndim != 2:

@@ -289,8 +289,9 @@ class Score:
             UserError: a score of an unknown name, or a protocol that lacks what tables show.
             KeyError: it has no values or no protocol.
         """
+        values = values_from_dict(entry["values"])
         _check_protocol(entry["protocol"])
-        return cls(values_from_dict(entry["values"]), entry["protocol"])
+        return cls(values, entry["protocol"])
 
     def __str__(self) -> str:
         own = self.protocol["metrics"].values()

@@ -752,7 +752,7 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
     [
         (["--seeds", "3-1"], "seeds '3-1'"),
         (["--seeds", "a"], "seeds 'a'"),
-        (["--seeds", ""], "seeds ''"),
+        (["--seeds", ""], "'--seeds': it is empty"),
         (["--seeds", "-1"], "seeds '-1'"),
         (["--seeds", str(2**63)], "below 2**63"),
         (["--seeds", "9" * 5000], "below 2**63"),
