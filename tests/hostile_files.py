@@ -1,5 +1,4 @@
-"""Files as no honest program writes them: zips, images, pickles, safetensors and arrays that lie, and small whole
-ones to damage.
+"""Files as no honest program writes them, and small whole ones to damage.
 
 Each function writes into the current folder.
 """
@@ -10,19 +9,23 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+from helpers import ROOT, make_record
 from PIL import Image
 
 from stylenat.attention.partitions import format_partitions
 from stylenat.checkpoints.run import Run
 from stylenat.models.build import build_discriminator, build_generator
 from stylenat.presets import get_config
+from stylenat.reporting.records import write_record
 
 MARKER = "executed"  # a file that appears where a payload ran
 GIGABYTE = 2**30
@@ -172,6 +175,19 @@ def declare_size(name, size):
     Path(name).write_bytes(content)
 
 
+def two_of_one_name(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_zip(name, [("x.png", png()), ("x.png", png(16))])
+
+
+def compression_99(name):
+    content = bytearray(Path(name).read_bytes())
+    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.find(signature) + place] = 99
+    Path(name).write_bytes(content)
+
+
 # Images
 
 
@@ -189,6 +205,31 @@ def png_head(width, height):
 def png_bomb(width, height):
     """A small PNG that says it is as large as that."""
     return png_head(width, height) + png_chunk(b"IDAT", zlib.compress(bytes(2**20))) + png_chunk(b"IEND", b"")
+
+
+def huge_file(name, head=b""):
+    """A file of 4 GB that takes no room on the disk."""
+    path = write(name, head)
+    with path.open("r+b") as file:
+        file.truncate(4 * GIGABYTE)
+
+
+def zeros(megabytes):
+    """So many MB of zeros, deflated."""
+    return zlib.compress(bytes(megabytes * 2**20))
+
+
+def noise():
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(
+        stream, "PNG"
+    )
+    return stream.getvalue()
+
+
+def noise_jpeg(name):
+    Path(name).parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(name)
 
 
 # Pickles
@@ -235,9 +276,7 @@ class _Pickler(pickle.Pickler):
 
 def tensor_stream(shape, stride, storage_size=4, offset=0, key="input.input"):
     """A checkpoint's pickle with one tensor of that geometry."""
-    rebuilt = Calls(
-        torch._utils._rebuild_tensor_v2, _Storage(storage_size), offset, shape, stride, False, {}
-    )
+    rebuilt = Calls(torch._utils._rebuild_tensor_v2, _Storage(storage_size), offset, shape, stride, False, {})
     return pickled({"state_dicts": {"g_ema": {key: rebuilt}}, "args": None})
 
 
@@ -258,7 +297,9 @@ def deep_list(depth):
 
 def deep_stream(depth):
     """A pickle of `{"g_ema": {}, "args": [[[…]]]}`, written without recursion."""
-    return b"\x80\x02}(X\x05\x00\x00\x00g_ema}X\x04\x00\x00\x00args" + b"]" * depth + b"a" * (depth - 1) + b"u."
+    return (
+        b"\x80\x02}(X\x05\x00\x00\x00g_ema}X\x04\x00\x00\x00args" + b"]" * depth + b"a" * (depth - 1) + b"u."
+    )
 
 
 def laughs(levels=60):
@@ -267,6 +308,14 @@ def laughs(levels=60):
     for _ in range(levels):
         value = [value, value]
     return value
+
+
+def hostile_pickle(protocol, name="bad.pt"):
+    write_pickle(name, protocol, {"g_ema": {}, "args": payload()})
+
+
+def torch_zip(shape, stride, **options):
+    write_torch_zip("bad.pt", tensor_stream(shape, stride, **options))
 
 
 # safetensors and arrays
@@ -286,9 +335,7 @@ def tensor_entry(dtype="F32", shape=(4,), offsets=(0, 16)):
 def npy(shape, data=b"", descr="<f8"):
     """Bytes of an array that says it is of that shape."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": descr, "fortran_order": False, "shape": shape}
-    )
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
     return stream.getvalue() + data
 
 
@@ -303,3 +350,58 @@ def _npy_bytes(array):
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=True)
     return stream.getvalue()
+
+
+# Runs and records
+
+
+def changed_config(**changes):
+    path = write_run() / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def changed_info(text):
+    (write_run() / "state" / "000000016" / "info.json").write_text(text)
+
+
+def write_results(readme="<!-- results:begin -->\n<!-- results:end -->\n"):
+    write("README.md", readme)
+    write("results/paper.csv", (ROOT / "results" / "paper.csv").read_bytes())
+
+
+def broken_record(text):
+    write_results()
+    write("results/runs/x/result.json", text)
+
+
+def changed_record(change):
+    """The record of a run with an edit."""
+    write_results()
+    path = write_record(make_record("x"))
+    entries = json.loads(path.read_text())
+    change(entries)
+    path.write_text(json.dumps(entries))
+
+
+def put(*names, value):
+    """An edit that puts a value at a place."""
+
+    def change(entries):
+        inner = entries
+        for name in names[:-1]:
+            inner = inner[name]
+        inner[names[-1]] = value
+
+    return partial(changed_record, change)
+
+
+def take(*names):
+    """An edit that takes an entry away."""
+
+    def change(entries):
+        inner = entries
+        for name in names[:-1]:
+            inner = inner[name]
+        del inner[names[-1]]
+
+    return partial(changed_record, change)
