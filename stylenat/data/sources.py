@@ -8,8 +8,9 @@ upscaling would feign detail.
 Left out, in upper or lower case, are files and folders whose name starts with a dot, `__MACOSX`, Thumbs.db
 and desktop.ini, and what `check` lists: the sidecars README, LICENSE, NOTICE, COPYING (with or without a text
 extension) and dataset.json; and, in a folder whose other images are all named seed0000.png and so on, as
-`stylenat sample` writes them, its grid.png and interpolation.gif. Every other file has to be an image; one
-that isn't is named in a `UserError`, none is skipped in silence.
+`stylenat sample` writes them, its grid.png and interpolation.gif. Every other file has to be an image, of at
+most 256 MB and no EPS, which is a program; one that isn't is named in a `UserError`, none is skipped in
+silence.
 
 A link is followed. One that leads back to a folder it is in adds nothing; a folder or file that links reach
 twice is refused, for its images would count twice and be trained on and held out at once.

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import GOLDEN, Plain, golden, make_record, refusal, relative_error, small_network
+from hostile_files import write_run
 from PIL import Image
 
 from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
@@ -816,3 +817,14 @@ def test_the_assumed_rule_is_warned_of_on_one_line(capsys, tmp_path):
     assert main(["sample", str(path), "--seeds", "0", "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
     error = capsys.readouterr().err
     assert error.startswith("warning: ") and "assumed the published rule" in error and error.count("\n") == 1
+
+
+def test_a_copy_beside_snapshots_is_no_snapshot(tmp_path):
+    path = write_run(tmp_path / "run")
+    (path / "state" / "000000016 (copy)").mkdir()
+    shutil.copy(
+        path / "generators" / "000000016.safetensors", path / "generators" / "000000016 2.safetensors"
+    )
+    run = Run(path)
+    assert run.snapshots() == [16] and run.state_path().name == "000000016"
+    assert load_generator(path).resolution == 32
