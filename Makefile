@@ -67,6 +67,7 @@ bench: install
 pages: install
 	$(BIN)/python scripts/bench_page.py
 	$(BIN)/python scripts/score_page.py
+	$(BIN)/python scripts/data_page.py
 
 # Execute every notebook in place, as committed.
 notebooks: install

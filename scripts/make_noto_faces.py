@@ -48,7 +48,7 @@ FACES = code_points(
 
 def is_portrait(file_name: str) -> bool:
     """Whether a name such as `1f468-1f3fb-200d-1f9b0.png` is one person outside a scene, or one face."""
-    points = [int(part, 16) for part in file_name.removesuffix(".png").split("-")]
+    points = [int(part, 16) for part in file_name.partition(".")[0].split("-")]
     people = sum(point in PERSONS | ROLES for point in points)
     if people:
         return people == 1 and not SCENES.intersection(points)
@@ -84,25 +84,25 @@ def without_doubles(images: dict[str, np.ndarray]) -> tuple[list[str], np.ndarra
     return names, np.stack([images[name] for name in names])
 
 
-def read_tarball(path: str | None = None) -> bytes:
-    """The package's bytes, from `path` or the npm registry, checked by sha256.
+def read_tarball(path: str | None = None, url: str = URL, sha256: str = TARBALL_SHA256) -> bytes:
+    """A package's bytes, from `path` or the npm registry, checked by sha256.
 
     Args:
         path: default: fetch it from the registry.
+        url: of the package there.
+        sha256: of the package.
 
     Raises:
         UserError: the bytes are not those of the package.
     """
     if path is None:
-        with urllib.request.urlopen(URL) as response:
+        with urllib.request.urlopen(url) as response:
             content = response.read()
     else:
         content = Path(path).read_bytes()
     found = hashlib.sha256(content).hexdigest()
-    if found != TARBALL_SHA256:
-        raise UserError(
-            f"{path or URL} has sha256 {found}, expected {TARBALL_SHA256}; fetch the 16.0.0 package again."
-        )
+    if found != sha256:
+        raise UserError(f"{path or url} has sha256 {found}, expected {sha256}; fetch {url} again.")
     return content
 
 

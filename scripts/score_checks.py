@@ -6,7 +6,6 @@ cores, no weights to download.
 
 import dataclasses
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from stylenat.evaluation.evaluate import evaluate
 from stylenat.evaluation.reference import Statistics
 from stylenat.features.networks import NETWORKS, FeatureNetwork
 from stylenat.features.resize import resize
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import to_json, workspace, write_atomically
 
 MODES = {"legacy_pytorch": "bilinear", "clean": "bicubic"}  # clean-fid's, ours
 RESOLUTIONS = (32, 64, 256, 1024)
@@ -240,7 +239,7 @@ def measure() -> dict[str, Any]:
 def main() -> None:
     """The command."""
     warnings.filterwarnings("ignore", "The `disp` argument", DeprecationWarning)
-    text = json.dumps(measure(), indent=1, ensure_ascii=False) + "\n"
+    text = to_json(measure(), indent=1, ensure_ascii=False) + "\n"
     write_atomically(workspace("results", "scores.json"), text)
     score_page.write_page()
 

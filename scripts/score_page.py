@@ -1,11 +1,10 @@
 """Rebuild docs/scores.md from results/scores.json; measures nothing (scripts/score_checks.py does)."""
 
-import json
 from typing import Any
 
 from stylenat.benchmark.results import Stamp
 from stylenat.evaluation.metrics import OFFLINE, SCORE_KEYS
-from stylenat.paths import workspace
+from stylenat.paths import from_json, workspace
 from stylenat.reporting.markdown import rewrite_blocks, table
 
 TITLES = {key.id: key.title for key in SCORE_KEYS if key.metric in OFFLINE}
@@ -87,7 +86,7 @@ def _clean_fid(found: dict[str, dict[str, float]]) -> str:
 
 def write_page() -> None:
     """Write the blocks of docs/scores.md."""
-    found = json.loads(workspace("results", "scores.json").read_text(encoding="utf-8"))
+    found = from_json(workspace("results", "scores.json").read_text(encoding="utf-8"))
     rewrite_blocks(workspace("docs", "scores.md"), page_blocks(found))
 
 

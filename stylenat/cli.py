@@ -7,7 +7,6 @@ load, and `--help` should answer at once.
 import dataclasses
 import io
 import itertools
-import json
 import math
 import re
 import sys
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylenat.config import parse_overrides
-from stylenat.errors import UserError, one_line
-from stylenat.paths import expand, find_path, write_atomically
+from stylenat.errors import UserError, check_number, one_line
+from stylenat.paths import expand, find_path, to_json, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -169,20 +168,23 @@ def evaluate_command(
     Without --data, every snapshot of the run is scored and its record written under results/runs/. With
     --data, the images or the checkpoint are scored against those real images, and nothing is recorded.
     """
-    from stylenat.checkpoints.samples import open_images
+    from stylenat.checkpoints.samples import check_held_out, open_images
     from stylenat.device import pick_device
     from stylenat.evaluation.evaluate import evaluate, open_reference
     from stylenat.evaluation.metrics import OFFLINE
     from stylenat.experiments.record import score_run
 
     _check_range("count", count, 1)
+    check_number("psi", psi)
     _check_range("seed", seed, 0, LARGEST_SCORE_SEED)
     networks = _feature_networks(weights, sha256, download)
     if data:
         scored = open_images(source, pick_device(device))
+        reference = open_reference(data, scored.resolution)
+        check_held_out(source, reference, metric or OFFLINE)
         score: Score | None = evaluate(
             scored,
-            open_reference(data, scored.resolution),
+            reference,
             metric or OFFLINE,
             seed=seed,
             truncation_psi=psi,
@@ -196,7 +198,7 @@ def evaluate_command(
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
-        write_atomically(expand(json_path), json.dumps(score.to_dict(), indent=1) + "\n")
+        write_atomically(expand(json_path), to_json(score.to_dict(), indent=1) + "\n")
 
 
 @commands.command("sample")
@@ -238,16 +240,17 @@ def sample_command(
     numbers = _parse_seeds(seeds)
     folder = expand(out)
     paths = sample_paths(folder, numbers)
-    if not math.isfinite(psi):
-        raise UserError(f"psi {psi} is no number: give one, such as 0.7; 1 truncates nothing")
+    check_number("psi", psi)
     generator = load_generator(checkpoint, partitions).to(pick_device(device))
     frames = None
     if gif is not None:
         frames = interpolate(generator, numbers, gif, truncation_psi=psi)
-    remove_samples(paths)
-    images = []
+    images: list[torch.Tensor] = []
     for seed, path in zip(progress(numbers, unit="image"), paths, strict=True):
-        images.append(sample_images(generator, [seed], truncation_psi=psi))
+        image = sample_images(generator, [seed], truncation_psi=psi)
+        if not images:
+            remove_samples(paths)  # not before there is an image to take their place
+        images.append(image)
         save_png(path, images[-1][0])
     columns = math.ceil(len(numbers) ** 0.5)
     grid, interpolation = SHEETS
@@ -276,7 +279,7 @@ def data_commands() -> None:
 
 
 @data_commands.command("check")
-@click.argument("path", help="A folder, a zip, or noto-faces.")
+@click.argument("path", help="A folder, a zip, or a built-in set such as noto-faces.")
 @click.option("--resolution", type=int, help="Check that every image is this many pixels wide and high.")
 def check_command(path: str, resolution: int | None) -> None:
     """Report what is in a folder or zip of images."""
@@ -327,6 +330,29 @@ def throughput_command(
         write_atomically(expand(csv_path), to_csv(rows))
 
 
+@commands.command("ablation")
+@click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
+@click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
+@_device_option
+def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> None:
+    """Run what is missing of a grid of the ablation; the same command again goes on."""
+    from stylenat.benchmark.costs import measure_costs
+    from stylenat.experiments.grid import load_grid
+    from stylenat.experiments.report import COSTS
+    from stylenat.experiments.runs import run_grid
+    from stylenat.experiments.scoring import grid_folder
+
+    plan = load_grid(grid)
+    if not costs:
+        run_grid(plan, jobs, device)
+        return
+    first = {variant.name: plan.cell(variant.name).config for variant in plan.variants}
+    table = measure_costs(first, device)
+    print(table.to_string(index=False))
+    write_atomically(grid_folder(grid) / COSTS, table.to_csv(index=False, lineterminator="\n"))
+
+
 @commands.command("presets")
 def presets_command() -> None:
     """List the presets and what they cost."""
@@ -337,19 +363,22 @@ def presets_command() -> None:
 @commands.command("tables")
 def tables_command() -> None:
     """Rebuild results/tables and README's tables from the records."""
+    from stylenat.experiments.report import update_pages
     from stylenat.reporting.records import load_records
     from stylenat.reporting.tables import update_readme
 
     update_readme()
+    update_pages()
     print(f"tables of {len(load_records())} runs: results/tables/ and README.md")
 
 
 @commands.command("figures")
 def figures_command() -> None:
     """Rebuild figures/ from results/."""
+    from stylenat.experiments.report import build_ablation_figures
     from stylenat.figures.build import build_figures
 
-    for path in build_figures():
+    for path in [*build_figures(), *build_ablation_figures()]:
         print(path.relative_to(path.parents[1]))
 
 

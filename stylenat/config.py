@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import functools
-import json
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -18,7 +18,9 @@ from stylenat.attention.partitions import (
     parse_levels,
     resolutions,
 )
-from stylenat.errors import UserError, check_fields
+from stylenat.errors import UserError, check_fields, check_number
+from stylenat.paths import from_json, to_json
+from stylenat.stages import HiTStage, SynthesisStage, check_hit, check_stylegan_xl, hit_resolutions
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,40 @@ WIDTHS = Allowed(
 )
 NOT_EMPTY = Allowed(lambda value: value != "", "a folder, a zip or the name of a bundled dataset")
 MOST_PARAMETERS = 2 * 10**9  # of a network's part: more is a mistake, and would fill the memory
+# Whose generator: a value of `Config.generator`, with the settings that it has no use for.
+GENERATORS = {
+    "stylenat": ("stages", "style_dim"),
+    "hit": (
+        "partitions",
+        "head_dim",
+        "min_heads",
+        "mapping_depth",
+        "style_dim",
+        "checkpoint_levels",
+        "position_bias",
+        "paired",
+    ),
+    "stylegan-xl": ("partitions", "head_dim", "min_heads", "position_bias", "paired"),
+}
+GENERATOR = Allowed(lambda value: value in GENERATORS, f"one of {', '.join(GENERATORS)}")
+
+# What a field of that type may be given as.
+_KINDS: dict[type, type] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 
 # Left out of a run's identity where they have their defaults: runs recorded before these existed keep their
 # names.
-_OMITTED_DEFAULTS = ("checkpoint_levels", "accumulate", "compile", "variant")
+_OMITTED_DEFAULTS = (
+    "checkpoint_levels",
+    "accumulate",
+    "compile",
+    "variant",
+    "position_bias",
+    "flips",
+    "paired",
+    "generator",
+    "stages",
+    "style_dim",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +94,14 @@ class Config:
         preset: name of the preset it came from.
         data: dataset: a folder, a zip, or the name of a bundled one.
         resolution: pixels a side of an image, R.
-        widths: the generator's channels at 4, 8, …, R.
+        widths: the generator's channels at 4, 8, …, R; HiT's at 8, 16, …, R; of StyleGAN-XL two numbers, the
+            most channels and those of the last convolution, see `plan_layers`.
         discriminator_widths: channels at 4, 8, …, R/2.
         nimg: images shown in all.
         batch_size: images a step.
         head_dim: channels of an attention head, where `min_heads` asks for no smaller ones.
         min_heads: the least heads of a level.
-        latent_dim: size of z and of w.
+        latent_dim: size of z, and of w where `style_dim` is 0.
         mapping_depth: layers of the mapping network.
         partitions: attention of the levels 4, 8, …, R, a tuple of partitions each. May be given as text, see
             `parse_levels`, which is how it is stored; it holds tuples from then on.
@@ -85,6 +118,15 @@ class Config:
         snapshot: images between checkpoints.
         seed: of everything random.
         variant: the arm of an ablation that the run belongs to, as its tables name it; empty: none.
+        position_bias: whether attention has relative position tables, as published.
+        flips: whether training images are mirrored at random, when they are read and when they are augmented.
+        paired: the first weights depend on the seed and not on the attention, so that the arms of an ablation
+            begin alike.
+        generator: whose, "stylenat", "hit" or "stylegan-xl"; StyleSwin's is StyleNAT's with its partitions.
+        stages: what another generator than StyleNAT's is made of: HiT's levels, each (units, heads, patch),
+            see `HiTStage`, or StyleGAN-XL's stages, each (resolution, layers, kernel size, factor of the
+            widths), see `SynthesisStage`.
+        style_dim: size of StyleGAN-XL's w.
         checkpoint_levels: generator's resolutions with activation checkpointing. This and the next two are
             how it is computed, which changes no more than rounding, but for minibatch deviation in smaller
             batches.
@@ -107,7 +149,7 @@ class Config:
     min_heads: Annotated[int, COUNT] = 4
     latent_dim: Annotated[int, COUNT] = 512
     mapping_depth: Annotated[int, COUNT] = 8
-    partitions: Levels
+    partitions: Levels = ()
     generator_lr: Annotated[float, ABOVE_0] = 5e-5
     discriminator_lr: Annotated[float, ABOVE_0] = 2e-4
     adam_beta2: Annotated[float, BETA] = 0.99
@@ -121,24 +163,51 @@ class Config:
     snapshot: Annotated[int, COUNT] = 1_000_000
     seed: Annotated[int, SEED] = 0
     variant: str = ""
+    position_bias: bool = True
+    flips: bool = True
+    paired: bool = False
+    generator: Annotated[str, GENERATOR] = "stylenat"
+    stages: tuple[tuple[int, ...], ...] = ()
+    style_dim: Annotated[int, NOT_BELOW_0] = 0
     checkpoint_levels: tuple[int, ...] = ()
     accumulate: Annotated[int, COUNT] = 1
     compile: bool = False
     cost: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_fields(self, without=["partitions"])  # which may be text, too
         self._check_ranges()
         self._check_size()
         self._check_batches()
+        self._check_unused()
+        if self.generator == "stylenat":
+            self._check_widths()
+        else:
+            self._check_stages()
         self._check_levels()
+        if self.generator != "stylenat":
+            return
         if isinstance(self.partitions, str):
             object.__setattr__(self, "partitions", parse_levels(self.partitions, self.level_heads))
         self._check_partitions()
 
+    def _check_types(self) -> None:
+        """Numbers become Python's own: JSON has no form for NumPy's."""
+        for name, kind in get_type_hints(Config).items():
+            value = getattr(self, name)
+            expected = _KINDS.get(kind)
+            if expected is None or type(value) is kind or (kind is float and type(value) is int):
+                continue
+            if isinstance(value, bool) or not isinstance(value, expected):
+                raise UserError(f"{name}={value!r} is {type(value).__name__}, expected {kind.__name__}")
+            object.__setattr__(self, name, kind(value))
+
     def _check_ranges(self) -> None:
         for name, allowed in _ranges().items():
             value = getattr(self, name)
+            if isinstance(value, float):
+                check_number(name, value)
             if not allowed.holds(value):
                 raise UserError(f"{name}={value!r} must be {allowed.words}")
 
@@ -173,26 +242,60 @@ class Config:
                 "micro-batches below 5 or of a multiple of 4 images"
             )
 
-    def _check_levels(self) -> None:
+    def _check_unused(self) -> None:
+        """Refuse what the generator has no use for."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in GENERATORS[self.generator] and value != field.default:
+                raise UserError(
+                    f"{field.name}={value!r} means nothing to generator {self.generator!r}: leave it out"
+                )
+
+    def _check_widths(self) -> None:
         sides = resolutions(len(self.widths))
-        finest = sides[-1] if sides else 0
-        if self.resolution != finest:
-            raise UserError(f"{len(sides)} widths make {finest} pixels, not resolution={self.resolution}")
         for side, width in zip(sides[1:], self.widths[1:], strict=True):
             if width < 8 or width % 4:
                 raise UserError(
                     f"widths={self.widths!r}: {width} at level {side} has no position embedding, take "
                     "multiples of 4 from 8 on"
                 )
+
+    def _check_stages(self) -> None:
+        kind = HiTStage if self.generator == "hit" else SynthesisStage
+        names = ", ".join(kind._fields)
+        for stage in self.stages:
+            numbers = stage if isinstance(stage, tuple | list) else ()
+            if len(numbers) != len(kind._fields) or any(type(number) is not int for number in numbers):
+                raise UserError(f"stages: {stage!r} must be the whole numbers ({names})")
+        # Plain tuples, whether they come from a preset, from JSON or from the command line.
+        object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
+        if self.generator == "hit":
+            check_hit([HiTStage(*stage) for stage in self.stages], self.widths)
+            return
+        check_stylegan_xl([SynthesisStage(*stage) for stage in self.stages])
+        if len(self.widths) != 2 or not self.style_dim:
+            raise UserError(
+                f"widths={self.widths!r} and style_dim={self.style_dim}: StyleGAN-XL needs two widths, the "
+                "most and the last, and a style_dim above 0"
+            )
+
+    def _check_levels(self) -> None:
+        sides = self.level_sides
+        finest = sides[-1] if sides else 0
+        if self.resolution != finest:
+            what = f"{len(sides)} {'widths' if self.generator == 'stylenat' else 'stages'}"
+            raise UserError(f"{what} make {finest} pixels, not resolution={self.resolution}")
         for level in self.checkpoint_levels:
             if type(level) is not int or level not in sides:
+                known = "4, 8, …" if self.generator == "stylenat" else f"{sides[0]}, …"
                 raise UserError(
-                    f"checkpoint_levels={level!r} is no level: take of 4, 8, …, {self.resolution}"
+                    f"checkpoint_levels={level!r} is no level: take of {known}, {self.resolution}"
                 )
-        if len(self.discriminator_widths) != len(sides) - 1:
+        halves = self.resolution.bit_length() - 3
+        if len(self.discriminator_widths) != halves:
             raise UserError(
                 f"discriminator_widths has {len(self.discriminator_widths)} entries, expected "
-                f"{len(sides) - 1}: one for each of 4 … {self.resolution // 2}"
+                f"{halves}: one for each of 4 … {self.resolution // 2}"
             )
 
     def _check_partitions(self) -> None:
@@ -214,6 +317,15 @@ class Config:
             check_fits(level, side, side, side)
 
     @property
+    def level_sides(self) -> tuple[int, ...]:
+        """Tokens or pixels a side of the generator's levels."""
+        if self.generator == "hit":
+            return hit_resolutions(len(self.stages))
+        if self.generator == "stylegan-xl":
+            return tuple(stage[0] for stage in self.stages)
+        return resolutions(len(self.widths))
+
+    @property
     def level_heads(self) -> tuple[int, ...]:
         """Heads of the levels 4, 8, …, R; see `head_counts`."""
         return head_counts(self.widths, self.head_dim, self.min_heads)
@@ -228,8 +340,10 @@ class Config:
             value = getattr(self, field.name)
             if field.name == "cost" or (field.name in _OMITTED_DEFAULTS and value == field.default):
                 continue
+            if field.name in GENERATORS[self.generator]:
+                continue
             plain[field.name] = format_levels(value) if field.name == "partitions" else value
-        return json.loads(json.dumps(plain))
+        return from_json(to_json(plain))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Config":

@@ -6,6 +6,8 @@ import resource
 import sys
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from stylenat.errors import UserError
 
@@ -59,3 +61,8 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether a tensor holds numbers: a meta or fake one is a shape alone."""
+    return x.device.type != "meta" and not isinstance(x, FakeTensor)

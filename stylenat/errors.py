@@ -1,6 +1,8 @@
 """Errors for people: one line that names the value, what was allowed and the fix."""
 
 import difflib
+import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable
@@ -83,3 +85,29 @@ def _is_of(value: object, hint: Any) -> bool:
 def _words(hint: Any) -> str:
     kinds = [get_origin(kind) or kind for kind in _alternatives(hint)]
     return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+
+
+def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
+    """Check that an argument is a finite number in its range.
+
+    Args:
+        name: of the argument.
+        value: as given.
+        low: the least that is allowed.
+        high: the most that is allowed.
+
+    Raises:
+        UserError: it is NaN, infinite, no real number or out of its range.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and low <= value <= high:  # type: ignore[arg-type, operator]
+        return
+    if math.isfinite(low) and math.isfinite(high):
+        allowed = f" from {low:g} to {high:g}"
+    elif math.isfinite(low):
+        allowed = f", {low:g} or more"
+    elif math.isfinite(high):
+        allowed = f", {high:g} or less"
+    else:
+        allowed = ""
+    raise UserError(f"{name}={value!r}: give a finite number{allowed}")

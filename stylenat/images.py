@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from stylenat.device import has_values
 from stylenat.errors import UserError
 from stylenat.paths import write_atomically
 
@@ -33,8 +34,27 @@ def denormalize(images: Tensor) -> Tensor:
     return (images.float() * _statistic(STD, images) + _statistic(MEAN, images)) * 255
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """ImageNet-normalized `(B, 3, H, W)` → uint8 `(B, 3, H, W)`, rounded and clipped."""
+def to_uint8(images: Tensor, names: Sequence[str] = ()) -> Tensor:
+    """ImageNet-normalized images as uint8, rounded and clipped.
+
+    Args:
+        images: `(B, 3, H, W)`.
+        names: of the images, for the error; default: their number in the batch.
+
+    Returns:
+        uint8 `(B, 3, H, W)`.
+
+    Raises:
+        UserError: an image holds NaN or infinity, which would become black; names it.
+    """
+    finite = images.isfinite().flatten(1).all(1).tolist() if has_values(images) else []
+    if not all(finite):
+        first = finite.index(False)
+        name = names[first] if names else f"image {first}"
+        raise UserError(
+            f"{name} holds NaN or infinity ({finite.count(False)} of {len(finite)} images do): check the "
+            "generator's weights, its type (float16 overflows at 65504) and the styles"
+        )
     return denormalize(images).round().clamp(0, 255).to(torch.uint8)
 
 

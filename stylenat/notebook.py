@@ -1,6 +1,7 @@
 """What a notebook needs besides the package: checks of its parameters, and figures in its cells."""
 
 import ast
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,12 @@ from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from stylenat.errors import UserError, unknown
+from stylenat.errors import UserError, check_number, unknown
 from stylenat.figures.style import to_png
 
+# As papermill writes them.
+_NOT_FINITE = {"float('nan')": math.nan, "float('inf')": math.inf, "float('-inf')": -math.inf}
 INJECTED = "# Parameters"  # papermill's first line
-_NOT_FINITE = ("float('nan')", "float('inf')", "float('-inf')")  # as papermill writes them
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _declarations(statements: Sequence[ast.stmt]) -> dict[str, _Declared]:
 
 
 def _check_type(name: str, node: ast.expr, annotation: str) -> None:
-    """Check a literal against a type's name; an int will do for a float, a bool for neither."""
+    """Check a literal against a type's name; an int will do for a float, a bool for neither, NaN for none."""
     value = _literal(name, node)
     allowed, _, entries = annotation.rstrip("]").partition("[")
     fits = _is_of(value, allowed)
@@ -100,13 +102,13 @@ def _check_type(name: str, node: ast.expr, annotation: str) -> None:
     if not fits:
         hint = " (papermill's -r passes text as it is)" if allowed == "str" else ""
         raise UserError(f"parameter {name}={value!r} is {type(value).__name__}, expected {annotation}{hint}")
+    if isinstance(value, float):
+        check_number(f"parameter {name}", value)
 
 
 def _literal(name: str, node: ast.expr) -> Any:
-    if ast.unparse(node) in _NOT_FINITE:
-        return float("nan")
     try:
-        return ast.literal_eval(node)
+        return _NOT_FINITE.get(ast.unparse(node)) or ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError):
         raise UserError(f"parameter {name} is no literal: give a number, text or a list of them") from None
 

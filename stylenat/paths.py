@@ -1,10 +1,12 @@
-"""Where files are: every path of a notebook or command comes from here."""
+"""Where files are: every path of a notebook or command comes from here; and JSON, as most of them are."""
 
 import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -113,12 +115,9 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: as of `read_file`.
-        ValueError: it holds something else, or nests too deeply.
+        ValueError: as of `from_json`, or no UTF-8.
     """
-    try:
-        return json.loads(read_file(path).decode("utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return from_json(read_file(path).decode("utf-8"))
 
 
 def write_atomically(path: Path | str, data: str | bytes) -> None:
@@ -145,3 +144,60 @@ def write_atomically(path: Path | str, data: str | bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def to_json(value: Any, **layout: Any) -> str:
+    """JSON that every reader takes: what is not finite is refused, where Python would write a bare `NaN`.
+
+    Args:
+        value: plain dicts, lists, text, numbers, booleans and None.
+        layout: of `json.dumps`, such as `indent=1`.
+
+    Raises:
+        UserError: a number that is not finite, or anything else that JSON has no form for; names its place.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except (TypeError, ValueError) as error:
+        place, why = next(_unfit(value, ""), ("the whole", str(error)))
+        raise UserError(f"{place} {why}: JSON holds finite numbers, text, lists and dicts") from None
+
+
+def _unfit(value: object, place: str) -> Iterator[tuple[str, str]]:
+    """Each part that JSON has no form for: its place, and what it is."""
+    where = place or "the value"
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _unfit(entry, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            yield from _unfit(entry, f"{place}[{index}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield where, f"is {value}"
+    elif not isinstance(value, str | int | None):
+        yield where, f"is of type {type(value).__name__}"
+
+
+def from_json(text: str) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or holds a number that is not finite: `NaN` and
+            `Infinity`, which Python writes though JSON has neither, or one that overflows.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number of JSON's")
+
+
+def _parse_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large")
+    return number

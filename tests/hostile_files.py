@@ -364,8 +364,10 @@ def changed_info(text):
     (write_run() / "state" / "000000016" / "info.json").write_text(text)
 
 
-def write_results(readme="<!-- results:begin -->\n<!-- results:end -->\n"):
-    write("README.md", readme)
+def write_results(readme=None):
+    """A README to fill in, and the published numbers."""
+    blocks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("results", "claims", "ablation")]
+    write("README.md", "\n".join(blocks) if readme is None else readme)
     write("results/paper.csv", (ROOT / "results" / "paper.csv").read_bytes())
 
 

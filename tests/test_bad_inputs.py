@@ -99,7 +99,7 @@ from stylenat.evaluation.distances import (
 from stylenat.evaluation.evaluate import evaluate, nearest_training_images, open_reference
 from stylenat.evaluation.intervals import intervals
 from stylenat.evaluation.memorization import memorization
-from stylenat.experiments.ablation import run_ablation
+from stylenat.experiments.grid import load_grid
 from stylenat.features.networks import NETWORKS
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import receptive_fields
@@ -295,7 +295,6 @@ PARTITIONS = of_partitions(
     ("not-text", "(1,2,3,4)", ("partitions", "1", "give")),
     ("tuple-of-text", "('2x3@1',)*4", ("partitions", "heads x kernel @ dilation")),
     ("windows-odd", "2x3@1/2xswin3/2x3@1", ("window_size 3", "even int")),
-    ("full-too-large", "2xfull/2x3@1/2x3@1", ("full attention got 8 × 8", "give 4 × 4")),
 )
 
 SEEDS = [
@@ -656,7 +655,7 @@ CHECKPOINTS = checkpoints(
         lambda: write_pt(
             tensors=changed(
                 "g_ema",
-                input__input=torch.sparse_coo_tensor(torch.zeros(2, 0, dtype=torch.long), [], (2**30, 2**30)),
+                input__input=torch.zeros(1, 8, 4, 4).to_sparse(),
             )
         ),
         ("bad.pt", "input.input", "plain tensor"),
@@ -1094,7 +1093,7 @@ RECORDS = [
     BadInput(
         "published-text",
         "tables",
-        ("paper.csv", "restore"),
+        ("paper.csv", "'good'", "give plain numbers"),
         lambda: (write_results(), edit("results/paper.csv", b"2.046", b"good")),
     ),
     BadInput(
@@ -1167,12 +1166,12 @@ NOTEBOOK_CALLS = calls(
     ("no-query", lambda: attention_figure(tiny(), 0, 16, {}), ("no query", "give one or more")),
     ("frames-0", lambda: interpolation_strip(tiny(), [0, 1], 0), ("0 frames", "one frame or more")),
     ("frames-half", lambda: interpolation_strip(tiny(), [0, 1], 0.5), ("0.5 frames", "one frame or more")),
-    ("dilation-0", lambda: run_ablation("smoke", 0), ("dilation 0", "give 1 to 10")),
-    ("dilation-too-large", lambda: run_ablation("smoke", 11), ("dilation 11", "give 1 to 10")),
+    ("dilation-negative", lambda: load_grid("smoke").cell(dilation=-1), ("dilation -1", "give 1 to 10")),
+    ("dilation-too-large", lambda: load_grid("smoke").cell(dilation=11), ("dilation 11", "give 1 to 10")),
     (
         "ablation-partitions",
-        lambda: run_ablation("smoke", 2, partitions="x"),
-        ("partitions='x'", "leave them out"),
+        lambda: load_grid("smoke").cell("na", overrides={"partitions": "x"}),
+        ("partitions='x'", "leave it out"),
     ),
     ("rounds-0", lambda: replace(PROTOCOLS["ours"], rounds=0), ("rounds=0", "whole numbers above 0")),
     ("rounds-half", lambda: replace(PROTOCOLS["ours"], rounds=0.5), ("rounds=0.5", "whole numbers")),

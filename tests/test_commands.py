@@ -40,6 +40,7 @@ KEYS = {
     "threads", "platform", "commit", "dirty", "versions", "dataset", "score", "parameters", "history",
 }  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+CLAIMS = "<!-- claims:begin -->\n<!-- claims:end -->"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -286,6 +287,7 @@ def test_every_command_and_option_is_there():
         "data": "",
         "check": "path resolution",
         "throughput": "preset protocol batches rounds dtype csv device",
+        "ablation": "grid jobs costs device",
         "presets": "",
         "tables": "",
         "figures": "",
@@ -295,7 +297,8 @@ def test_every_command_and_option_is_there():
 def test_help_lists_the_commands_in_their_order(capsys):
     listed = re.findall(r"^  (\w+)  ", output_of(capsys, "--help").split("Commands:")[1], re.MULTILINE)
     assert listed == [
-        "train", "evaluate", "sample", "convert", "data", "throughput", "presets", "tables", "figures",
+        "train", "evaluate", "sample", "convert", "data", "throughput", "ablation", "presets", "tables",
+        "figures",
     ]  # fmt: skip
 
 
@@ -304,11 +307,9 @@ def test_help_lists_the_commands_in_their_order(capsys):
     [(["evaluate"], METRICS), (["throughput"], [*PROTOCOLS, *PRESETS]), (["train"], PRESETS), ([], ["data"])],
 )
 def test_names_are_in_the_help(capsys, words, names):
-    text = output_of(capsys, *words, "--help")
+    text = re.sub(r"-\n +", "-", output_of(capsys, *words, "--help"))  # a name may be broken at its hyphen
     for name in names:
-        assert re.search(rf"(?<![\w-]){name}(?![\w-])", text.replace("-\n", "-")), (
-            f"{name} is not in the help"
-        )
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"{name} is not in the help"
 
 
 def test_names_that_help_repeats_are_those_of_the_package():
@@ -369,7 +370,7 @@ def room(tmp_path, monkeypatch):
     room = tmp_path / "room"
     (room / "results").mkdir(parents=True)
     shutil.copy(ROOT / "results" / "paper.csv", room / "results")
-    (room / "README.md").write_text(f"# Results\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    (room / "README.md").write_text(f"# Results\n\n{CLAIMS}\n\n{BEGIN}\n{END}\n\nThe end.\n")
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(room))
     return room
 
@@ -415,7 +416,13 @@ def test_evaluate_tables_figures(capsys, run, room):
     readme = (room / "README.md").read_text()
     assert run.name in readme and readme.endswith(f"{END}\n\nThe end.\n")
     named = output_of(capsys, "figures").split()
-    expected = ("bubble_chart", "receptive_fields", f"curves-{run.name}", f"samples-{run.name}")
+    expected = (
+        "bubble_chart",
+        "human_study",
+        "receptive_fields",
+        f"curves-{run.name}",
+        f"samples-{run.name}",
+    )
     assert named == [f"figures/{name}.png" for name in expected]
     before = content(room)
     assert {Path(name) for name in named} <= before.keys()

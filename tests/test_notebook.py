@@ -77,6 +77,9 @@ def test_papermill_stops_at_a_value_of_another_type(run):
         ("data = 5", "data=5 is int, expected str .*-r"),
         ("flips = 1", "flips=1 is int, expected bool"),
         ("nimg = float('nan')", "nimg=nan is float, expected int"),
+        ("gamma = float('nan')", "gamma=nan: give a finite number"),
+        ("gamma = float('inf')", "gamma=inf: give a finite number"),
+        ("gamma = 1e999", "gamma=inf: give a finite number"),
         ("quux = 1", "unknown parameter 'quux'. There are nimg"),
     ],
 )
@@ -86,7 +89,7 @@ def test_injected_values_are_refused_by_name(monkeypatch, line, message):
 
 
 def test_injected_values_of_the_declared_types_pass(monkeypatch):
-    check(monkeypatch, DECLARED, "# Parameters\nnimg = 7\ngamma = float('inf')\nseeds = [4]\nflips = False\n")
+    check(monkeypatch, DECLARED, "# Parameters\nnimg = 7\ngamma = 1e300\nseeds = [4]\nflips = False\n")
 
 
 def test_a_cell_with_other_statements_declares_nothing(monkeypatch):

@@ -18,7 +18,7 @@ from stylenat.presets import PRESETS, get_config, run_id
 def test_every_preset_states_its_cost_and_keeps_its_name(preset):
     config = get_config(preset)
     assert config.cost and run_id(config) == preset
-    assert len(config.partitions) == len(config.widths)
+    assert config.generator != "stylenat" or len(config.partitions) == len(config.widths)
 
 
 def test_published_partitions_are_the_papers():
@@ -67,7 +67,6 @@ def test_overrides_are_read_as_typed():
         ("smoke", {"partitions": 5}, "partitions=5 is int, expected str"),
         ("smoke", {"partitions": "2x3@1/2x5@4/2x3@1"}, "level 16: kernel k=5 with dilation d=4 spans k.d=20"),
         ("smoke", {"partitions": "2x3@1/2xswin32/2x3@1"}, "level 16: windows of 32 × 32 do not fill 16 × 16"),
-        ("smoke", {"partitions": "2x3@1/2xfull/2x3@1"}, "level 16: full attention got 16 × 16 tokens"),
         (
             "smoke",
             {"partitions": ((Full(2),),)},
@@ -123,11 +122,21 @@ RUN_IDS = [  # with seed 3, so that they hold a hash
     "noto-32-ead01a",
     "noto-32-long-4abd7a",
     "noto-64-da43f8",
+    "avatars-32-5127b4",
+    "avatars-64-5b311f",
+    "hit-32-c340e1",
+    "stylegan-xl-32-535537",
     "ffhq-256-be160d",
     "ffhq-1024-3424c6",
     "church-256-42343d",
     "styleswin-256-845573",
     "styleswin-1024-b5e577",
+    "hit-b-04e645",
+    "hit-l-861abb",
+    "stylegan-xl-a-74dd9d",
+    "stylegan-xl-b-073fb6",
+    "stylegan-xl-c-97fccd",
+    "stylegan-xl-e-6749bf",
 ]
 
 
@@ -163,7 +172,45 @@ def test_a_configuration_is_stored_as_before():
     )
 
 
+def test_the_small_generators_are_trained_alike():
+    own = {"preset", "generator", "widths", "stages", "partitions", "head_dim", "min_heads", "latent_dim",
+           "style_dim", "mapping_depth"}  # fmt: skip
+    plain = get_config("noto-32").to_dict()
+    for preset in ("hit-32", "stylegan-xl-32"):
+        fields = get_config(preset).to_dict()
+        assert {name for name in fields | plain if fields.get(name) != plain.get(name)} <= own
+        assert "partitions" not in fields and "head_dim" not in fields
+
+
+def test_stages_may_be_lists_and_are_stored():
+    config = get_config("hit-32", stages=[[1, 4, 4], [1, 4, 4], [1, 4, 0]])
+    assert config.stages == ((1, 4, 4), (1, 4, 4), (1, 4, 0)) and run_id(config) != "hit-32"
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("smoke", {"stages": ((1, 4, 4),)}, "stages=((1, 4, 4),) means nothing to generator 'stylenat'"),
+        ("smoke", {"style_dim": 8}, "style_dim=8 means nothing to generator 'stylenat'"),
+        ("smoke", {"generator": "hit"}, "means nothing to generator 'hit'"),
+        ("hit-32", {"generator": "stylenat"}, "means nothing to generator 'stylenat'"),
+        ("hit-32", {"stages": 3}, "stages=3 is int, expected tuple"),
+        ("hit-32", {"stages": (1, 2, 3)}, "stages: 1 must be the whole numbers (units, heads, patch)"),
+    ],
+)
+def test_settings_of_another_generator_are_refused(preset, overrides, message):
+    assert message in refusal(get_config, preset, **overrides)
+
+
 # Partitions
+
+
+@pytest.mark.parametrize(("preset", "sides"), [("avatars-32", 4), ("avatars-64", 5)])
+def test_avatars_have_room_for_a_pyramid_at_kernel_3(preset, sides):
+    config = get_config(preset)
+    assert config.data == "avatars" and config.level_heads == (4,) * sides
+    assert {part.kernel_size for level in config.partitions[1:] for part in level} == {3}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

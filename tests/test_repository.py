@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 FLOORS = (
     ("errors", "paths", "progress", "images", "device", "provenance"),
     ("attention",),
-    ("config", "presets"),
+    ("config", "presets", "stages"),
     ("models", "data", "features"),
     ("sampling",),
     ("evaluation",),

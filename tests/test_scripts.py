@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -185,6 +186,64 @@ def test_another_package_is_refused_and_nothing_written(tmp_path):
     done = run("make_noto_faces", "--tarball", package, "--output", output, workspace=tmp_path)
     assert done.returncode != 0 and not output.exists()
     assert f"sha256 {hashlib.sha256(package.read_bytes()).hexdigest()}, expected" in done.stderr
+
+
+# --- make_avatar_parts and make_fluent_faces
+
+
+SQUARE = '<path d="M0 0h384v768H0z" fill="${escape.xml(`${colors.hair}`)}"/>'
+MODULE = f"""export const hair = {{
+    'left': (components, colors) => `{SQUARE}`,
+    half: (components, colors) => `<path d="M0 0h768v768H0z" fill="black" fill-opacity="0.2"/>`,
+}};
+"""
+
+
+def test_parts_are_read_from_a_module():
+    parts = load("make_avatar_parts").read_parts(MODULE)
+    assert list(parts) == ["left", "half"] and parts["left"] == SQUARE
+
+
+@pytest.mark.parametrize("more", ["${colors.skin}", "${escape.xml(`${colors.skin}`)}"])
+def test_a_part_of_two_colors_is_refused(more):
+    with pytest.raises(ValueError, match="part left is no plain drawing with at most one color"):
+        load("make_avatar_parts").read_parts(MODULE.replace(SQUARE, SQUARE + more))
+
+
+def test_planes_hold_opacity_own_color_and_tint():
+    pytest.importorskip("resvg_py", reason="pip install resvg-py")
+    script = load("make_avatar_parts")
+    left, half = (script.part_planes(part, 0) for part in script.read_parts(MODULE).values())
+    assert left.shape == (5, 256, 256) and left.dtype == np.uint8
+    assert (left[:3] == 0).all() and (left[3:, :, :128] == 255).all() and (left[3:, :, 128:] == 0).all()
+    assert (half[[0, 1, 2, 4]] == 0).all() and (half[3] == 51).all()
+
+
+def test_other_packages_are_refused_and_nothing_written(tmp_path):
+    package, output = tmp_path / "package.tgz", tmp_path / "parts.npz"
+    package.write_bytes(tarball({"package/lib/components/hair.js": b""}))
+    done = run("make_avatar_parts", "--tarball", package, "--output", output, workspace=tmp_path)
+    assert done.returncode != 0 and not output.exists() and "toon-head-9.4.3.tgz again" in done.stderr
+    done = run("make_fluent_faces", "--tarball", package, workspace=tmp_path)
+    assert done.returncode != 0 and "fluent-emoji-3d-1.1.0.tgz again" in done.stderr
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_fluent_portraits_are_taken_once_each_by_design():
+    files = {
+        "package/assets/1f468-1f3fb.webp": b"man",
+        "package/assets/1f468.webp": b"another",
+        "package/assets/1f603.webp": b"another",  # the same
+        "package/assets/1f408.webp": b"cat",
+        "package/more/1f600.webp": b"elsewhere",
+    }
+    script = load("make_fluent_faces")
+    found = script.portraits(tarball(files))
+    assert found == {"1f468/1f468-1f3fb.webp": b"man", "1f468/1f468.webp": b"another"}
+    packed = script.pack(found)
+    assert packed == script.pack(found)
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert archive.namelist() == list(found) and archive.read("1f468/1f468.webp") == b"another"
 
 
 # --- score_checks

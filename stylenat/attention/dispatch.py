@@ -1,5 +1,6 @@
 """Which backend `auto` takes: of those that give the right answer on this machine, the fastest one."""
 
+import itertools
 import logging
 import statistics
 import time
@@ -9,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from stylenat.attention import flex, natten, reference, tiled
 from stylenat.attention.partitions import HeadPartition, format_partitions
 from stylenat.attention.transforms import plain_only
+from stylenat.device import has_values
 
 _log = logging.getLogger(__name__)
 # Relative. TF32 rounds to 1e-3.
@@ -75,12 +76,14 @@ class Choice:
         backend: the one that was chosen.
         milliseconds: of every candidate that is right; empty where there is but one.
         left_out: of every other candidate, what is wrong with it.
+        last_call: number of the last call that it was taken for, among all of this process.
     """
 
     call: str
     backend: str = "tiled"
     milliseconds: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    last_call: int = 0
 
     def __str__(self) -> str:
         times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in self.milliseconds.items())
@@ -89,11 +92,21 @@ class Choice:
 
 
 _choices: dict[tuple, Choice] = {}
+_calls = itertools.count(1)
 
 
-def choices() -> list[Choice]:
-    """All choices of this process, sorted by their text."""
-    return sorted(_choices.values(), key=str)
+def count_call() -> int:
+    """A number larger than that of every call so far."""
+    return next(_calls)
+
+
+def choices(since: int = 0) -> list[Choice]:
+    """The choices that calls have taken, sorted by their text.
+
+    Args:
+        since: of `count_call`: only what was taken after it; default: in this process.
+    """
+    return sorted((choice for choice in _choices.values() if choice.last_call >= since), key=str)
 
 
 def choose(
@@ -110,7 +123,7 @@ def choose(
         scale: factor on q.
     """
     # Nothing to measure: shapes alone, code being compiled or traced, or what fused kernels do not know.
-    if q.device.type == "meta" or isinstance(q, FakeTensor):
+    if not has_values(q):
         return "tiled"
     if plain_only():
         return "tiled"
@@ -118,10 +131,13 @@ def choose(
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     names = _candidates(q, bias, gradients)
     has_table = tuple(table is not None for table in bias)
-    key = (q.device, q.dtype, q.shape, partitions, has_table, gradients, *names)
+    # A backend that was right with TF32 need not have been without.
+    precision = torch.get_float32_matmul_precision()
+    key = (q.device, q.dtype, q.shape, partitions, has_table, gradients, precision, *names)
     if key not in _choices:
         _choices[key] = _measure(names, q, partitions, bias, scale, gradients)
         _report(_choices[key])
+    _choices[key].last_call = count_call()
     return _choices[key].backend
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stylenat.attention.functional import neighborhood_attention
 from stylenat.attention.partitions import (
+    COARSEST,
     Full,
     HeadPartition,
     Level,
@@ -82,10 +83,11 @@ class HydraNeighborhoodAttention(Attention):
         dim: channels, a multiple of the partitions' heads.
         partitions: what the heads see.
         level: the resolution it is meant for, if known: checked against the partitions, and named in errors.
+        bias: whether there are relative position tables.
 
     Attributes:
         backend: see `neighborhood_attention`; may be set at any time.
-        rpb: a relative position table `(heads_p, 2k-1, 2k-1)` for each partition.
+        rpb: a relative position table `(heads_p, 2k-1, 2k-1)` for each partition; None without bias.
 
     Raises:
         UserError: dim that the heads do not divide; a window larger than the level or, later, than the input.
@@ -93,13 +95,18 @@ class HydraNeighborhoodAttention(Attention):
 
     partitions: tuple[HeadPartition, ...]
 
-    def __init__(self, dim: int, partitions: Sequence[HeadPartition], *, level: int | None = None) -> None:
+    rpb: nn.ParameterList | None
+
+    def __init__(
+        self, dim: int, partitions: Sequence[HeadPartition], *, level: int | None = None, bias: bool = True
+    ) -> None:
         super().__init__(dim, tuple(partitions))
         if level is not None:
             check_fits(partitions, level, level, level)
         self.level = level
         self.backend = "auto"
-        self.rpb = nn.ParameterList(position_table(*part.table_shape) for part in partitions)
+        tables = [position_table(*part.table_shape) for part in partitions] if bias else None
+        self.rpb = nn.ParameterList(tables) if tables else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Neighborhood attention of q, k, v `(B, H, W, heads, head_dim)`."""
@@ -109,38 +116,73 @@ class HydraNeighborhoodAttention(Attention):
 
 
 class FullAttention(Attention):
-    """Self-attention over the 16 tokens of `(B, 4, 4, dim)`.
+    """Self-attention over all n² tokens of `(B, n, n, dim)`.
+
+    At 4 × 4 the relative position bias is a table of both axes, as published. On larger grids, which no
+    published model has, it is the sum of a table for each axis: that of both would have (2n - 1)² entries a
+    head, at 32 × 32 more than the rest of a small layer.
 
     Args:
         dim: channels, a multiple of the heads.
         heads: number of heads.
+        side: n.
+        bias: whether there are relative position tables.
 
     Attributes:
-        rpb: relative position table `(heads, 7, 7)`, by key minus query + 3 on each axis, row first.
+        rpb: at 4 × 4 a table `(heads, 7, 7)`, by key minus query + 3 on each axis, row first; else None.
+        rpb_rows: on larger grids a table `(heads, 2n - 1)`, by key minus query + n - 1; else None.
+        rpb_columns: the same of columns.
 
     Raises:
-        UserError: dim that the heads do not divide, or an input that is not 4 × 4.
+        UserError: dim that the heads do not divide, or an input that is not n × n.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    rpb: nn.Parameter | None
+    rpb_rows: nn.Parameter | None
+    rpb_columns: nn.Parameter | None
+
+    def __init__(self, dim: int, heads: int, side: int = COARSEST, *, bias: bool = True) -> None:
         super().__init__(dim, (Full(heads),))
-        self.rpb = position_table(heads, 7, 7)
+        self.side = side
+        offsets = 2 * side - 1
+        joint = bias and side == COARSEST
+        separate = bias and side != COARSEST
+        self.rpb = position_table(heads, offsets, offsets) if joint else None
+        self.rpb_rows = position_table(heads, offsets) if separate else None
+        self.rpb_columns = position_table(heads, offsets) if separate else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of q, k, v `(B, 4, 4, heads, head_dim)`, each token to all 16."""
-        check_fits(self.partitions, *sizes(q)[1:3])
-        queries = q.flatten(1, 2).transpose(1, 2) * sizes(q)[-1] ** -0.5  # (B, heads, 16, head_dim)
-        keys = k.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
-        values = v.flatten(1, 2).transpose(1, 2)  # (B, heads, 16, head_dim)
-        logits = queries @ keys.transpose(-2, -1) + self._bias()  # (B, heads, 16, 16)
-        out = softmax(logits).to(values.dtype) @ values  # (B, heads, 16, head_dim)
-        return out.transpose(1, 2).unflatten(1, (4, 4))  # (B, 4, 4, heads, head_dim)
+        """Attention of q, k, v `(B, n, n, heads, head_dim)`, each token to all n²."""
+        n = self.side
+        height, width = sizes(q)[1:3]
+        if (height, width) != (n, n):
+            raise UserError(
+                f"full attention got {height} × {width} tokens: give {n} × {n}, or use "
+                "HydraNeighborhoodAttention"
+            )
+        queries = q.flatten(1, 2).transpose(1, 2) * sizes(q)[-1] ** -0.5  # (B, heads, n², head_dim)
+        keys = k.flatten(1, 2).transpose(1, 2)  # (B, heads, n², head_dim)
+        values = v.flatten(1, 2).transpose(1, 2)  # (B, heads, n², head_dim)
+        logits = queries @ keys.transpose(-2, -1)  # (B, heads, n², n²)
+        bias = self._bias()
+        if bias is not None:
+            logits = logits + bias
+        out = softmax(logits).to(values.dtype) @ values  # (B, heads, n², head_dim)
+        return out.transpose(1, 2).unflatten(1, (n, n))  # (B, n, n, heads, head_dim)
 
-    def _bias(self) -> Tensor:
-        """The table's entry of every query and key: `(heads, 16, 16)`."""
-        position = torch.arange(4, device=self.rpb.device)
-        offset = position - position[:, None] + 3  # (4 queries, 4 keys), of one axis
-        index = offset[:, None, :, None] * 7 + offset[None, :, None, :]  # (4, 4, 4, 4)
+    def _bias(self) -> Tensor | None:
+        """The tables' entry of every query and key: `(heads, n², n²)`; None without bias."""
+        n = self.side
+        position = torch.arange(n, device=self.qkv.weight.device)
+        offset = position - position[:, None] + n - 1  # (n queries, n keys), of one axis
         # By `gather`: the gradient of plain indexing adds in no fixed order where there are several threads.
-        entries = self.rpb.flatten(1).gather(1, index.flatten().expand(self.heads, -1))  # (heads, 256)
-        return entries.view(-1, 16, 16)
+        if self.rpb is not None:
+            index = offset[:, None, :, None] * (2 * n - 1) + offset[None, :, None, :]  # (n, n, n, n)
+            entries = self.rpb.flatten(1).gather(1, index.flatten().expand(self.heads, -1))  # (heads, n⁴)
+            return entries.view(-1, n * n, n * n)
+        if self.rpb_rows is None or self.rpb_columns is None:
+            return None
+        index = offset.flatten().expand(self.heads, -1)
+        rows = self.rpb_rows.gather(1, index).view(-1, n, 1, n, 1)  # (heads, query row, 1, key row, 1)
+        columns = self.rpb_columns.gather(1, index).view(-1, 1, n, 1, n)
+        return (rows + columns).flatten(3).flatten(1, 2)  # (heads, n², n²)

@@ -4,7 +4,7 @@ Level i of a generator is a grid of 4 · 2^i tokens a side. Its attention is a t
 add up to the level's:
 
     HeadPartition(4, 7, 8)   4x7@8     4 heads, each sees 7 × 7 keys that are 8 tokens apart
-    Full(4)                  4xfull    4 heads, each sees all of the 4 × 4 grid; alone in its level
+    Full(4)                  4xfull    4 heads, each sees all of a square grid; alone in its level
     ShiftedWindows(4, 8)     4xswin8   StyleSwin's: windows of 8 × 8, half of them shifted; alone in its level
 """
 
@@ -16,6 +16,7 @@ from stylenat.errors import UserError
 
 COARSEST = 4  # tokens a side of the first level
 WIDEST = 1024  # tokens a side of a neighborhood or window, whose table has four times as many squared
+OCTAVES = 4  # partitions of a pyramid
 
 
 def resolutions(count: int) -> tuple[int, ...]:
@@ -65,7 +66,7 @@ class HeadPartition:
 
 @dataclass(frozen=True)
 class Full:
-    """All `heads` of the 4 × 4 level, each of which sees every token.
+    """All `heads` of a level, each of which sees every token; the published models have it at 4 × 4 alone.
 
     Attributes:
         heads: number of heads.
@@ -155,7 +156,7 @@ def check_fits(level: Sequence[Partition], height: int, width: int, resolution: 
 
     Raises:
         UserError: kernel_size · dilation exceeds an axis (names level, k, d and n), windows that do not fill
-            the grid, full attention on a grid other than 4 × 4, either of them beside other partitions, or
+            the grid, full attention on a grid that is no square, either of them beside other partitions, or
             no partition at all.
     """
     where = "" if resolution is None else f"level {resolution}: "
@@ -191,9 +192,9 @@ def _windows_problem(size: int, height: int, width: int) -> str:
 
 
 def _full_problem(height: int, width: int) -> str:
-    if (height, width) == (COARSEST, COARSEST):
+    if height == width:
         return ""
-    return f"full attention got {height} × {width} tokens: give 4 × 4, or use HydraNeighborhoodAttention"
+    return f"full attention got {height} × {width} tokens: give a square, or use HydraNeighborhoodAttention"
 
 
 # Rules: from the levels' numbers of heads to their partitions
@@ -306,6 +307,119 @@ def dilated_levels(heads: Sequence[int], dilation: int, kernel_size: int = 3) ->
         )
     dilations = [(1, min(dilation, side // kernel_size)) for side in sides[1:]]
     return pyramid_levels(heads, dilations, kernel_size)
+
+
+def local_levels(heads: Sequence[int], kernel_size: int) -> Levels:
+    """Full attention at 4 × 4, then all heads local: one neighborhood for all, dilation 1."""
+    return pyramid_levels(heads, [(1,)] * (len(heads) - 1), kernel_size)
+
+
+def two_view_levels(heads: Sequence[int], kernel_size: int) -> Levels:
+    """Full attention at 4 × 4, then half the heads local, half at the level's `far_dilation`.
+
+    With kernel size 7 these are the published FFHQ models' partitions. A level whose far dilation is 1 keeps
+    all its heads in one partition.
+
+    Raises:
+        UserError: a level of one head.
+    """
+    dilations = []
+    for side in resolutions(len(heads))[1:]:
+        far = far_dilation(side, kernel_size)
+        dilations.append((1,) if far == 1 else (1, far))
+    return pyramid_levels(heads, dilations, kernel_size)
+
+
+def octave_levels(heads: Sequence[int], kernel_size: int) -> Levels:
+    """Full attention at 4 × 4, then the heads shared evenly among dilations 1, 2, 4, … `far_dilation`.
+
+    Of more than four dilations the local one and the three largest are taken.
+
+    Raises:
+        UserError: fewer heads than dilations at a level.
+    """
+    dilations = []
+    for side in resolutions(len(heads))[1:]:
+        far = far_dilation(side, kernel_size)
+        octaves = [2**i for i in range(far.bit_length())]
+        dilations.append(octaves if len(octaves) <= OCTAVES else [1, *octaves[1 - OCTAVES :]])
+    return pyramid_levels(heads, dilations, kernel_size)
+
+
+def far_levels(heads: Sequence[int], kernel_size: int) -> Levels:
+    """Full attention at 4 × 4, then all heads at the level's `far_dilation`."""
+    dilations = [(far_dilation(side, kernel_size),) for side in resolutions(len(heads))[1:]]
+    return pyramid_levels(heads, dilations, kernel_size)
+
+
+def far_dilation(side: int, kernel_size: int) -> int:
+    """The dilation side / (k + 1) at which a neighborhood spans nearly the grid: R/8 at k = 7, as published.
+
+    Raises:
+        UserError: the kernel is larger than the grid.
+    """
+    if kernel_size > side:
+        raise UserError(
+            f"kernel size {kernel_size} does not fit {side} × {side} tokens: give at most {side - 1}"
+        )
+    return max(1, side // (kernel_size + 1))
+
+
+def kernel_levels(heads: Sequence[int], kernel_sizes: Sequence[int]) -> Levels:
+    """Full attention at 4 × 4, then the heads shared evenly among kernel sizes, all at dilation 1.
+
+    Raises:
+        UserError: fewer heads than kernel sizes at a level.
+    """
+    levels: list[Level] = [(Full(heads[0]),)]
+    for count in heads[1:]:
+        shares = split_heads(count, len(kernel_sizes))
+        levels.append(tuple(HeadPartition(h, k) for h, k in zip(shares, kernel_sizes, strict=True)))
+    return tuple(levels)
+
+
+def window_levels(heads: Sequence[int], window_size: int) -> Levels:
+    """Full attention at 4 × 4, then StyleSwin's windows of `window_size`, half of them shifted.
+
+    Raises:
+        UserError: an odd number of heads at a level.
+    """
+    return ((Full(heads[0]),), *((ShiftedWindows(count, window_size),) for count in heads[1:]))
+
+
+def full_levels(heads: Sequence[int]) -> Levels:
+    """Full attention at every level: the most that heads can see."""
+    return tuple((Full(count),) for count in heads)
+
+
+def repeated_levels(heads: Sequence[int], level: Level) -> Levels:
+    """Full attention at 4 × 4, then one level's partitions at all; a dilation that does not fit is shortened.
+
+    Args:
+        heads: of the levels 4, 8, …, R.
+        level: the partitions; the finest level must hold them as they are.
+
+    Raises:
+        UserError: other heads than a level has, or a partition that does not fit the finest level.
+    """
+    sides = resolutions(len(heads))
+    check_fits(level, sides[-1], sides[-1], sides[-1])
+    levels: list[Level] = [(Full(heads[0]),)]
+    for side, count in zip(sides[1:], heads[1:], strict=True):
+        if count_heads(level) != count:
+            raise UserError(
+                f"partitions {format_partitions(level)!r} hold {count_heads(level)} heads, level {side} has "
+                f"{count}: make them equal"
+            )
+        levels.append(tuple(_shortened(part, side) for part in level))
+    return tuple(levels)
+
+
+def _shortened(part: Partition, side: int) -> Partition:
+    """A partition with the largest dilation up to its own that fits the grid."""
+    if not isinstance(part, HeadPartition):
+        return part
+    return HeadPartition(part.heads, part.kernel_size, max(1, min(part.dilation, side // part.kernel_size)))
 
 
 def styleswin_levels(heads: Sequence[int]) -> Levels:

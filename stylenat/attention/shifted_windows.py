@@ -65,20 +65,24 @@ class ShiftedWindowAttention(Attention):
     Args:
         dim: channels, a multiple of the heads.
         windows: heads and window size.
+        bias: whether there are relative position tables.
 
     Attributes:
         windows: as given.
-        tables: relative position bias of either half, `((2 · size - 1)², heads / 2)`, row first.
+        tables: relative position bias of either half, `((2 · size - 1)², heads / 2)`, row first, or
+            None.
 
     Raises:
         UserError: dim that the heads do not divide, or an input that windows do not fill.
     """
 
-    def __init__(self, dim: int, windows: ShiftedWindows) -> None:
+    tables: nn.ParameterList | None
+
+    def __init__(self, dim: int, windows: ShiftedWindows, *, bias: bool = True) -> None:
         super().__init__(dim, (windows,))
         self.windows = windows
         shape = ((2 * windows.window_size - 1) ** 2, windows.heads // 2)
-        self.tables = nn.ParameterList(position_table(*shape) for _ in range(2))
+        self.tables = nn.ParameterList(position_table(*shape) for _ in range(2)) if bias else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of q, k, v `(B, H, W, heads, head_dim)` in windows, the second half in shifted ones."""
@@ -90,9 +94,9 @@ class ShiftedWindowAttention(Attention):
         outputs = []
         for half, qkv in enumerate(zip(scaled.chunk(2, 3), k.chunk(2, 3), v.chunk(2, 3), strict=True)):
             shift = size // 2 if half == 1 and not one_window else 0
-            bias = self._bias(half)  # (heads/2, size², size²)
+            bias = self._bias(half)  # (heads/2, size², size²), or 0
             if shift:
-                bias = bias + shift_mask(height, width, size, q.device)[:, None]  # (windows, heads/2, …)
+                bias = bias + shift_mask(height, width, size, q.device)[:, None]  # (windows, heads/2 or 1, …)
             cut_q, cut_k, cut_v = (cut_windows(x.roll((-shift, -shift), (1, 2)), size) for x in qkv)
             windows = _attend(cut_q, cut_k, cut_v, bias)  # (B, windows, heads/2, size², head_dim)
             out = join_windows(windows, size, height)  # (B, H, W, heads/2, head_dim)
@@ -100,7 +104,9 @@ class ShiftedWindowAttention(Attention):
         return torch.cat(outputs, dim=3)
 
     def _bias(self, half: int) -> Tensor:
-        """A half's table spread over queries and keys: `(heads/2, size², size²)`."""
+        """A half's table spread over queries and keys: `(heads/2, size², size²)`; a 0 without tables."""
+        if self.tables is None:
+            return self.qkv.weight.new_zeros(())
         size = self.windows.window_size
         table = self.tables[half]
         index = relative_position_index(size, table.device).flatten()  # (size⁴,)
@@ -110,7 +116,7 @@ class ShiftedWindowAttention(Attention):
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attention in windows.
 
-    q (scaled), k, v `(B, windows, heads, size², c)` → the same; bias `([windows,] heads, size², size²)`.
+    q (scaled), k, v `(B, windows, heads, size², c)` → the same; bias `([windows,] heads, size², size²)` or 0.
     """
     weights = softmax(q @ k.transpose(-2, -1) + bias).to(v.dtype)  # (B, windows, heads, size², size²)
     return weights @ v

@@ -148,7 +148,7 @@ def generator_products(generator: "Generator", batch: int) -> Counter[Product]:
 
 
 def macs(products: Counter[Product]) -> tuple[int, int]:
-    """Multiply-accumulates of the dense products, and of all others, which are attention's."""
+    """Multiply-accumulates of the dense products, and of all others: attention's, fixed filters'."""
     dense = sum(n * product.macs for product, n in products.items() if product.dense)
     everything = sum(n * product.macs for product, n in products.items())
     return dense, everything - dense

@@ -1,12 +1,11 @@
 """results/performance.json: every number with the commit and the machine that it was measured on."""
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stylenat.benchmark.cases import BEFORE, Measurement
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import from_json, to_json, workspace, write_atomically
 from stylenat.provenance import provenance
 
 _SHORT = 7  # digits of a commit
@@ -200,7 +199,7 @@ def read(path: Path | None = None) -> Performance:
     file = path or _path()
     if not file.is_file():
         return Performance()
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = from_json(file.read_text(encoding="utf-8"))
     numbers = Performance(base=content["base"])
     for case, states in content["cases"].items():
         numbers.cases[case] = {}
@@ -221,14 +220,14 @@ def _stamped(entry: dict) -> dict:
     return entry | {"stamp": Stamp(**entry["stamp"])}
 
 
-def to_json(numbers: Performance) -> str:
+def to_text(numbers: Performance) -> str:
     """The file's text; the same numbers give the same bytes."""
-    return json.dumps(asdict(numbers), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return to_json(asdict(numbers), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def write(numbers: Performance) -> None:
     """Write results/performance.json, atomically: an interrupted run loses the case it was at."""
-    write_atomically(_path(), to_json(numbers))
+    write_atomically(_path(), to_text(numbers))
 
 
 def _path() -> Path:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from stylenat.attention.dispatch import choices
+from stylenat.attention.dispatch import choices, count_call
 from stylenat.benchmark.matmul import (
     MatmulTime,
     Product,
@@ -82,7 +82,7 @@ class ThroughputRow:
         latency_ms_high: greatest.
         peak_memory_mib: of a GPU by tensors, on a CPU of the whole process.
         dense_gmac: 10⁹ multiply-accumulates of a call by learned weights.
-        attention_gmac: 10⁹ multiply-accumulates of a call in attention.
+        attention_gmac: 10⁹ multiply-accumulates of a call in attention; of StyleGAN-XL, in its filters.
         matmul_ms: median milliseconds of the dense products alone.
         times_matmul: median of a call's time by the matmul time next to it.
         times_matmul_low: least.
@@ -195,6 +195,7 @@ def _measure(
     generator: Generator, protocol: Protocol, name: str, batch: int, products: Counter[Product], bar: tqdm
 ) -> ThroughputRow:
     device = generator.device
+    first_call = count_call()
     z = torch.randn(batch, generator.latent_dim, device=device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -234,7 +235,7 @@ def _measure(
         warmup=protocol.warmup,
         dtype=protocol.dtype,
         tf32=protocol.tf32 and device.type == "cuda",
-        backend="+".join(sorted({choice.backend for choice in choices()})) or "none",
+        backend="+".join(sorted({choice.backend for choice in choices(first_call)})) or "none",
         device=describe_device(device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,

@@ -1,7 +1,6 @@
 """A checkpoint as a model folder (safetensors, `model.json`, a model card) or as a published `.pt`."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from stylenat.attention.partitions import format_partitions
 from stylenat.checkpoints.load import MODEL_FILE, Checkpoint, build_from, open_checkpoint
 from stylenat.checkpoints.model_card import model_card
 from stylenat.checkpoints.published import NETWORK_NAMES, published_contents
-from stylenat.checkpoints.tensors import Tensors, save_tensors
+from stylenat.checkpoints.tensors import Tensors, check_finite, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import expand, sha256, write_atomically
+from stylenat.paths import expand, sha256, to_json, write_atomically
 from stylenat.reporting.records import is_run_id, read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
@@ -56,6 +55,7 @@ def convert(
     networks: dict[str, Tensors] = {"g_ema": generator.state_dict()}
     if compact:
         networks["g_ema"] = {name: tensor.half() for name, tensor in networks["g_ema"].items()}
+        check_finite(networks["g_ema"], f"{checkpoint.path}, g_ema in float16")  # from 65520 on: infinite
         generator.load_state_dict(networks["g_ema"])  # the mean style is that of the weights as stored
     else:
         networks |= {name: checkpoint.tensors(name) for name in names[1:]}
@@ -66,12 +66,13 @@ def convert(
         torch.save(published_contents(networks, generator.partitions, checkpoint.facts.get("layout")), buffer)
         write_atomically(path, buffer.getvalue())
         return path
-    networks["g_ema"]["mean_style"] = mean_style(generator)
+    if generator.has_style_space:
+        networks["g_ema"]["mean_style"] = mean_style(generator)
     facts, card = _describe(checkpoint, generator, networks)
+    text = to_json(facts, indent=1, ensure_ascii=False) + "\n"
     for name, tensors in networks.items():
         save_tensors(path / f"{name}.safetensors", tensors)
     write_atomically(path / "README.md", card)
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path / MODEL_FILE, text)  # last: now it is a model
     return path
 
@@ -125,7 +126,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
     if isinstance(generator, StyleNAT):
         own: dict[str, Any] = {"partitions": [format_partitions(level) for level in generator.partitions]}
     else:
-        own = {"generator": type(generator).__name__}
+        own = {"generator": type(generator).__name__, "resolutions": list(generator.resolutions)}
     return {
         **known,
         "resolution": generator.resolution,
@@ -133,7 +134,7 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
         "latent_dim": generator.latent_dim,
         **own,
         "parameters": count_parameters(generator),
-        "mean_style": {"styles": MEAN_STYLES, "seed": 0},
+        "mean_style": {"styles": MEAN_STYLES, "seed": 0} if generator.has_style_space else None,
         "networks": list(networks),
         "precision": _precision(networks["g_ema"]),
     }

@@ -1,6 +1,6 @@
 """Networks from checkpoints of every kind: published `.pt`, model folders, safetensors, runs."""
 
-import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +23,14 @@ from stylenat.attention.partitions import (
 )
 from stylenat.checkpoints.published import from_published, read_pt, state_dicts
 from stylenat.checkpoints.run import Run, is_run
-from stylenat.checkpoints.tensors import Tensors, load_tensors, unwrapped
+from stylenat.checkpoints.tensors import Tensors, check_finite, load_tensors, unwrapped
 from stylenat.config import Config
 from stylenat.errors import UserError
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import find_path, read_json, workspace
+from stylenat.paths import find_path, read_json, to_json, workspace
 
 MODEL_FILE = "model.json"  # makes a folder a model
 LONGEST_SETTING = 1000  # characters of a list that is kept
@@ -60,7 +60,7 @@ class Checkpoint:
         """A network's tensors, float32 copies on the CPU.
 
         Raises:
-            UserError: it is not there.
+            UserError: it is not there, or holds a number that is not finite in float32.
         """
         if name not in self.networks:
             held = ", ".join(self.networks) or "nothing"
@@ -69,6 +69,7 @@ class Checkpoint:
         for key, tensor in self.networks[name]().items():
             # Copies: a file that is mapped may be gone tomorrow.
             copies[key] = tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
+        check_finite(copies, f"{self.path}: {name}")
         return copies
 
 
@@ -125,8 +126,12 @@ def _plain_settings(args: Mapping[str, Any]) -> Facts:
 
 
 def _plain_setting(value: object) -> object:
+    """A setting as JSON can hold it; None where it can't. An infinite limit, say, becomes text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, list):
-        return value if len(json.dumps(value, default=str)) < LONGEST_SETTING else None
+        entries = [_plain_setting(entry) for entry in value]
+        return entries if len(to_json(entries)) < LONGEST_SETTING else None
     return value if isinstance(value, str | int | float | bool) else None
 
 
@@ -230,11 +235,18 @@ def build_from(
         partitions: see `load_generator`.
     """
     tensors = checkpoint.tensors(name)
-    mean = tensors.pop("mean_style", None)
+    tensors.pop("mean_style", None)  # of model folders, for other programs: here it follows the weights
     generator: Generator
     assumed = ""
-    if "config" in checkpoint.facts and not _is_stylenat(tensors):
+    if "config" in checkpoint.facts and not (_is_stylenat(tensors) and _has_position_tables(tensors)):
+        if partitions is not None and not _is_stylenat(tensors):
+            raise UserError(f"partitions={partitions!r}: {checkpoint.path} is of a generator that has none")
         generator = _build_configured(checkpoint)
+    elif not any(key.startswith("layers.0.blocks.") for key in tensors):
+        raise UserError(
+            f"{checkpoint.path}: {name} is no generator of StyleNAT's, and the file does not say whose it "
+            "is: give its run or model folder"
+        )
     else:
         generator, assumed = _build_stylenat(tensors, checkpoint, name, partitions)
     _check_facts(checkpoint, generator)
@@ -245,7 +257,6 @@ def build_from(
             "on)",
             stacklevel=3,
         )
-    generator.mean_style = mean
     return generator
 
 
@@ -266,6 +277,11 @@ def _check_facts(checkpoint: Checkpoint, generator: Generator) -> None:
 
 def _is_stylenat(tensors: Tensors) -> bool:
     return "layers.0.blocks.0.attn.proj.weight" in tensors
+
+
+def _has_position_tables(tensors: Tensors) -> bool:
+    """Whether shapes tell heads and kernel sizes."""
+    return any(re.match(r"layers\.0\.blocks\.0\.attn\.(rpb|tables)", name) for name in tensors)
 
 
 def _build_configured(checkpoint: Checkpoint) -> Generator:
@@ -423,6 +439,8 @@ def _undilated(tensors: Tensors, i: int) -> Level:
     if (table := _table(tensors, f"{prefix}tables.0", 2)) is not None:
         return (ShiftedWindows(2 * table.shape[1], (int(len(table) ** 0.5) + 1) // 2),)
     if (table := _table(tensors, f"{prefix}rpb", 3)) is not None:
+        return (Full(table.shape[0]),)
+    if (table := _table(tensors, f"{prefix}rpb_rows", 2)) is not None:
         return (Full(table.shape[0]),)
     tables: list[Tensor] = []
     while (table := _table(tensors, f"{prefix}rpb.{len(tables)}", 3)) is not None:

@@ -1,11 +1,11 @@
 """The model card of a model folder: what `model.json` holds, for readers."""
 
-import json
 from typing import Any
 
 from stylenat.attention.partitions import Full, parse_partitions, resolutions
-from stylenat.data.sources import BUNDLED
+from stylenat.data.catalog import NAMED
 from stylenat.evaluation.metrics import Score
+from stylenat.paths import to_json
 from stylenat.reporting.markdown import table
 
 # Settings that a schedule is known by.
@@ -20,10 +20,11 @@ def model_card(facts: dict[str, Any]) -> str:
     """
     config = facts.get("config", {})
     size = facts["resolution"]
+    psi = _if(" --psi 0.7", facts["mean_style"])
     return f"""---
 library_name: stylenat
 pipeline_tag: unconditional-image-generation
-license: {"mit" if config.get("data") == BUNDLED else "other"}
+license: {"mit" if config.get("data") in NAMED else "other"}
 ---
 
 # {facts.get("generator", "StyleNAT")} generator, {size} × {size}
@@ -51,19 +52,29 @@ Made from `{facts["source"]}`{_if(", sha256 `{}`", facts.get("source_sha256"))}.
 ## Use
 
 ```sh
-python -m stylenat sample PATH --seeds 0-15 --psi 0.7 --out samples
+python -m stylenat sample PATH --seeds 0-15{psi} --out samples
 ```
 
-Images come out ImageNet-normalized; truncation moves towards the mean of {facts["mean_style"]["styles"]:,}
-styles of seed {facts["mean_style"]["seed"]}, stored as `mean_style`.
+{_images(facts["mean_style"])}
 """
+
+
+def _images(mean_style: dict[str, Any] | None) -> str:
+    """What images are, and what truncation moves towards."""
+    if not mean_style:
+        return "Images come out ImageNet-normalized. There is no mapping network, and so no truncation."
+    return (
+        "Images come out ImageNet-normalized; truncation moves towards the mean of "
+        f"{mean_style['styles']:,}\nstyles of seed {mean_style['seed']}, stored as `mean_style`."
+    )
 
 
 def _levels(facts: dict[str, Any]) -> str:
     """The table of levels, with the partitions of StyleNAT's generator."""
     widths = facts["widths"]
     rows = []
-    for side, width in zip(resolutions(len(widths)), widths, strict=True):
+    sides = facts.get("resolutions") or resolutions(len(widths))  # StyleNAT's are not stored
+    for side, width in zip(sides, widths, strict=True):
         rows.append([str(side), str(width)])
     head = ["level", "channels"]
     if "partitions" in facts:
@@ -94,7 +105,7 @@ def _data(facts: dict[str, Any]) -> str:
 def _schedule(config: dict[str, Any], settings: dict[str, Any] | None) -> str:
     if config:
         return ", ".join(f"{name} {config[name]}" for name in SHOWN)
-    return f"`{json.dumps(settings)}`" if settings else "not recorded in the file"
+    return f"`{to_json(settings)}`" if settings else "not recorded in the file"
 
 
 def _score(entry: dict[str, Any] | None) -> str:
@@ -115,6 +126,7 @@ def _score(entry: dict[str, Any] | None) -> str:
 
 
 def _license(config: dict[str, Any]) -> str:
-    if config.get("data") == BUNDLED:
-        return "Weights: MIT, as the code. Trained on Noto emoji (Apache-2.0)."
+    named = NAMED.get(config.get("data", ""))
+    if named:
+        return f"Weights: MIT, as the code. Trained on {named.art}."
     return "The file names none: the terms of whoever trained these weights hold, and those of the data."

@@ -1,8 +1,8 @@
 """What a run leaves on disk: safetensors for tensors, JSON for the rest; nothing is executed on loading."""
 
-import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from stylenat.checkpoints.tensors import load_tensors, save_tensors
 from stylenat.config import Config
+from stylenat.data.dataset import Contents, ImageDataset
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
-from stylenat.paths import find_path, read_json, workspace, write_atomically
+from stylenat.paths import find_path, from_json, read_json, to_json, workspace, write_atomically
 
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
 CONFIG = "config.json"  # makes a folder a run
+DATASET = "dataset.json"
 SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
@@ -34,12 +36,13 @@ def is_run(path: Path) -> bool:
 
 
 class Run:
-    """The folder of a training run: `config.json`, `log.jsonl`, `samples/`, `generators/`, `state/`.
+    """The folder of a training run: `config.json`, `dataset.json`, `log.jsonl`, `samples/`, and so on.
 
     A run that is scored while it trains has `scores.jsonl` and `generators/best.safetensors`, too.
 
-    `generators/<nimg>.safetensors` are the EMA weights of every snapshot, kept for scoring; `state/<nimg>/`
-    is what training needs to go on, of which the two newest are kept.
+    `dataset.json` lists the images that it began with. `generators/<nimg>.safetensors` are the EMA weights of
+    every snapshot, kept for scoring; `state/<nimg>/` is what training needs to go on, of which the two newest
+    are kept.
 
     Attributes:
         path: the folder.
@@ -90,7 +93,7 @@ class Run:
         Raises:
             UserError: it is of another configuration, or can't be written.
         """
-        text = json.dumps(config.to_dict(), indent=1) + "\n"
+        text = to_json(config.to_dict(), indent=1) + "\n"
         path = self.path / CONFIG
         if not path.is_file():
             try:
@@ -102,6 +105,59 @@ class Run:
         elif path.read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{self.path} holds a run of another configuration: delete it or train with another --out"
+            )
+
+    # The images
+
+    def contents(self) -> Contents | None:
+        """What the data set held when the run began; None for a run that version 0.1 began.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / DATASET
+        if not path.is_file():
+            return None
+        try:
+            return Contents.from_dict(_read_json(path))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it or train the run again") from None
+
+    def keep_dataset(self, dataset: ImageDataset) -> None:
+        """Write down what the data set holds, or check that it is what the run began with.
+
+        Raises:
+            UserError: as of `check_dataset`.
+        """
+        self.check_dataset(dataset)
+        if not (self.path / DATASET).is_file():
+            write_atomically(self.path / DATASET, to_json(dataset.contents.to_dict(), indent=0) + "\n")
+
+    def check_dataset(self, dataset: ImageDataset) -> None:
+        """Check that a data set is still what the run began with.
+
+        One image more moves the split, which goes by position: images would be held out that the run was
+        trained on.
+
+        Args:
+            dataset: as the run's configuration names it, whichever its split.
+
+        Raises:
+            UserError: it has changed; says in what.
+        """
+        began = self.contents()
+        if began is None:
+            if self.snapshots():
+                warnings.warn(
+                    f"run {self.id} was begun by an older version, which did not write down its images: "
+                    f"whether {dataset.source} still holds the same ones is not known",
+                    stacklevel=2,
+                )
+            return
+        if changes := began.changes(dataset.contents):
+            raise UserError(
+                f"{dataset.source} has changed since run {self.id} began: {changes}. Which images are held "
+                "out goes by their order: put the data back as they were, or train again with another --out"
             )
 
     # Snapshots
@@ -159,7 +215,7 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         for name, tensors in state.items():
             save_tensors(partial / f"{name}.safetensors", tensors)
-        write_atomically(partial / "info.json", json.dumps(info) + "\n")
+        write_atomically(partial / "info.json", to_json(info) + "\n")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         for old in self._states()[:-2]:
@@ -220,7 +276,7 @@ class Run:
     def add_to_log(self, line: Line) -> None:
         """Append a line to `log.jsonl`."""
         with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
 
     # Scores while it trains
 
@@ -256,8 +312,8 @@ class Run:
         if not path.is_file():
             return []
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (ValueError, RecursionError) as error:
+            lines = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
         for number, line in enumerate(lines, start=1):
             if not isinstance(line, dict) or "nimg" not in line:
@@ -265,7 +321,7 @@ class Run:
         return lines
 
     def _write_lines(self, name: str, lines: list[Line]) -> None:
-        write_atomically(self.path / name, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(self.path / name, "".join(to_json(line) + "\n" for line in lines))
 
 
 def _numbered(folder: Path, suffix: str = "") -> list[Path]:

@@ -22,12 +22,37 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, safetensors.torch.save(contiguous))
 
 
+def check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Check that tensors hold finite numbers: one NaN among the weights makes every image black.
+
+    Args:
+        tensors: by name.
+        where: the file or network that they are of, for the error.
+
+    Raises:
+        UserError: one holds NaN or infinity; names it.
+    """
+    for name, tensor in tensors.items():
+        exact = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no test of its own
+        if bad := int((~exact.isfinite()).sum()):
+            raise UserError(
+                f"{where}: {bad} of {tensor.numel()} numbers of {name} are NaN or infinite: take another "
+                "checkpoint, of before its training went wrong"
+            )
+
+
 def load_tensors(path: Path) -> Tensors:
     """Read a safetensors file.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, or holds a number that is not finite.
     """
+    tensors = _read_tensors(path)
+    check_finite(tensors, path)
+    return tensors
+
+
+def _read_tensors(path: Path) -> Tensors:
     try:
         if is_stream(path):
             raise ValueError("a pipe or a device")

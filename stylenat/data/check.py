@@ -3,8 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from stylenat.data.catalog import open_source
 from stylenat.data.dataset import check_resolution_value, split_positions
-from stylenat.data.sources import open_source, with_progress
+from stylenat.data.sources import with_progress
 from stylenat.errors import UserError
 
 
@@ -49,7 +50,7 @@ def check(source: str, resolution: int | None = None) -> Report:
     """Decode every image of a dataset.
 
     Args:
-        source: `"noto-faces"`, or the path of a folder or zip.
+        source: the name of a set, or the path of a folder or zip.
         resolution: that every image must serve; default: its own size.
 
     Returns:
@@ -84,6 +85,6 @@ def check(source: str, resolution: int | None = None) -> Report:
         modes=dict(modes.most_common()),
         manifest=files.manifest,
         largest_resolution=min(map(min, sizes)),
-        splits={split: len(split_positions(count, split)) for split in ("train", "heldout")},
+        splits={split: len(split_positions(files, split)) for split in ("train", "heldout")},
         ignored=files.ignored,
     )

@@ -1,30 +1,92 @@
 """Datasets: the images of a source at one resolution and split."""
 
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.data.sources import Source, open_source, with_progress
+from stylenat.data.catalog import open_source
+from stylenat.data.sources import HOLD_OUT_EVERY, Source, manifest_sha256
 from stylenat.errors import UserError
 
 SPLITS = ("all", "train", "heldout")
-HOLD_OUT_EVERY = 5  # positions 4, 9, 14, … in name order are held out
 DECODED_AT_ONCE = 2**28  # bytes; up to this size a set is decoded when opened, beyond it image by image
 
 
-def split_positions(count: int, split: str) -> Sequence[int]:
-    """Which of `count` images in name order a split holds."""
-    held_out = range(count)[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+def split_positions(files: Source, split: str) -> Sequence[int]:
+    """Which of a set's images, in name order, a split holds."""
+    positions = range(len(files.names))
     if split == "heldout":
-        return held_out
+        return files.held_out
     if split == "train":
-        return [position for position in range(count) if position not in held_out]
-    return range(count)
+        held_out = set(files.held_out)
+        return [position for position in positions if position not in held_out]
+    return positions
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a data set held at a time, to compare with what it holds at another.
+
+    Attributes:
+        name: of the folder or zip.
+        files: sha256 by name, of all images in name order.
+        held_out: names of the held-out images, in name order.
+    """
+
+    name: str
+    files: dict[str, str]
+    held_out: tuple[str, ...]
+
+    def split(self, split: str) -> dict[str, str]:
+        """The files of "all", "train" or "heldout"."""
+        if split == "all":
+            return self.files
+        held_out = set(self.held_out)
+        wanted = split == "heldout"
+        return {name: digest for name, digest in self.files.items() if (name in held_out) == wanted}
+
+    def changes(self, now: "Contents") -> str:
+        """What is different now, in words; empty where nothing is."""
+        added = [name for name in now.files if name not in self.files]
+        removed = [name for name in self.files if name not in now.files]
+        kept = self.files.keys() & now.files.keys()
+        altered = sorted(name for name in kept if self.files[name] != now.files[name])
+        moved = sorted(kept & (set(self.held_out) ^ set(now.held_out)))
+        differences = [("added", added), ("removed", removed), ("altered", altered)]
+        if not added and not removed:  # else the split moves by itself
+            differences.append(("of another split", moved))
+        found = []
+        for what, names in differences:
+            if names:
+                found.append(f"{len(names)} {what} ({', '.join(names[:3])}{', …' * (len(names) > 3)})")
+        return ", ".join(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {
+            "name": self.name,
+            "manifest": manifest_sha256(self.files),
+            "files": self.files,
+            "held_out": list(self.held_out),
+        }
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "Contents":
+        """Undo `to_dict`.
+
+        Raises:
+            ValueError: entries that do not fit each other.
+        """
+        found = cls(entries["name"], entries["files"], tuple(entries["held_out"]))
+        if found.to_dict() != entries or not found.files.keys() >= set(found.held_out):
+            raise ValueError("its entries do not fit each other")
+        return found
 
 
 class ImageDataset:
@@ -50,7 +112,7 @@ class ImageDataset:
     def __init__(self, files: Source, resolution: int, split: str, decoded: Tensor | None = None) -> None:
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-        kept = split_positions(len(files.names), split)
+        kept = split_positions(files, split)
         if not kept:
             raise UserError(
                 f"{files.source} has {len(files.names)} images and split 'heldout' takes every fifth: it "
@@ -69,6 +131,12 @@ class ImageDataset:
     def manifest(self) -> str:
         """sha256 of names and files of the whole source, the same for every split, resolution and packing."""
         return self._files.manifest
+
+    @property
+    def contents(self) -> Contents:
+        """What the whole source holds, file by file."""
+        held_out = tuple(self._files.names[position] for position in self._files.held_out)
+        return Contents(self.name, self._files.files, held_out)
 
     @property
     def is_decoded(self) -> bool:
@@ -98,9 +166,8 @@ class ImageDataset:
         chosen = range(len(self)) if indices is None else indices
         if self._decoded is not None:
             return self._decoded[self._positions[np.asarray(chosen)]]
-        with ThreadPoolExecutor() as pool:
-            images = pool.map(self.__getitem__, chosen)
-            return torch.stack(list(with_progress(images, "decoding", len(chosen))))
+        images = self._files.images(self._positions[np.asarray(chosen)], self.resolution)
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def open_dataset(source: str | Path, resolution: int, split: str = "all") -> ImageDataset:
@@ -111,7 +178,7 @@ def open_dataset(source: str | Path, resolution: int, split: str = "all") -> Ima
     files beforehand.
 
     Args:
-        source: `"noto-faces"` (at 32 or 64), or the path of a folder or zip of images.
+        source: the name of a set (see `catalog.NAMED`), or the path of a folder or zip of images.
         resolution: pixels a side.
         split: "all", "train" or "heldout".
 

@@ -1,4 +1,4 @@
-"""Where images come from: the bundled emoji portraits, a folder or a zip of images.
+"""What a set of images is: the bundled emoji portraits, a folder or a zip of images.
 
 What happens to a file, in this order: EXIF orientation is applied, 16-bit gray is scaled to 8 bits,
 transparency is composited on white, any other mode becomes RGB (of an animation the first frame), the
@@ -22,7 +22,8 @@ import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
@@ -31,14 +32,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stylenat.errors import UserError
-from stylenat.paths import find_path, is_stream, sha256
+from stylenat.paths import is_stream, sha256
 from stylenat.progress import progress
 
 T = TypeVar("T")
 BUNDLED = "noto-faces"
+USE_BUNDLED = f"use {BUNDLED!r} or 'avatars' (portraits, built in)."
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
 LARGEST_FILE = 2**28  # bytes of an image's file, as it is and out of a zip
+HOLD_OUT_EVERY = 5  # positions 4, 9, 14, … in name order are held out
 PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
 # A leading dot hides, but "./" and "../" hide nothing.
@@ -66,9 +69,13 @@ def pixels_sha256(images: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
-def _manifest(names: Iterable[str], digests: Iterable[str]) -> str:
-    """sha256 of the lines `<file sha256>  <relative name>` in name order, the way `sha256sum` lists them."""
-    lines = (f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
+def manifest_sha256(files: Mapping[str, str]) -> str:
+    """sha256 of the lines `<file sha256>  <relative name>`, the way `sha256sum` lists them.
+
+    Args:
+        files: hashes by name, in name order.
+    """
+    lines = (f"{digest}  {name}\n" for name, digest in files.items())
     # A folder's names may hold bytes that are no UTF-8.
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -117,9 +124,23 @@ class Source(ABC):
     ignored: tuple[str, ...] = ()
 
     @property
-    @abstractmethod
+    def held_out(self) -> Sequence[int]:
+        """Positions of the held-out images, in name order: every fifth, unless the set says otherwise."""
+        return range(len(self.names))[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """sha256 of every image's file by name, in name order; read when it is first asked for."""
+        return dict(zip(self.names, self._digests(), strict=True))
+
+    @cached_property
     def manifest(self) -> str:
         """sha256 of names and files."""
+        return manifest_sha256(self.files)
+
+    @abstractmethod
+    def _digests(self) -> Iterable[str]:
+        """sha256 of every image's file."""
 
     @abstractmethod
     def header(self, index: int) -> Header:
@@ -149,8 +170,21 @@ class Source(ABC):
             UserError: the file is no image or is too small; names it.
         """
 
+    def images(self, positions: Sequence[int] | np.ndarray, resolution: int) -> np.ndarray:
+        """uint8 `(N, R, R, 3)`: `image` of several.
 
-class _Bundled(Source):
+        Raises:
+            UserError: as of `image`.
+        """
+        prepared = np.empty((len(positions), resolution, resolution, 3), np.uint8)
+        with ThreadPoolExecutor() as pool:
+            images = pool.map(lambda position: self.image(position, resolution), positions)
+            for number, image in enumerate(with_progress(images, "decoding", len(positions))):
+                prepared[number] = image
+        return prepared
+
+
+class NotoFaces(Source):
     """The 987 Noto portraits, drawn art under Apache-2.0 (`assets/NOTICE`), checked by the pinned hash."""
 
     source = BUNDLED
@@ -166,14 +200,15 @@ class _Bundled(Source):
                 "the package or run scripts/make_noto_faces.py."
             )
 
-    @cached_property
-    def manifest(self) -> str:
-        return _manifest(self.names, map(pixels_sha256, self.pixels))
+    def _digests(self) -> Iterable[str]:
+        return map(pixels_sha256, self.pixels)
 
     def header(self, index: int) -> Header:
+        """See `Source`."""
         return Header((64, 64), "RGB")
 
     def check_resolution_offered(self, resolution: int) -> None:
+        """See `Source`."""
         if resolution not in (32, 64):
             raise UserError(
                 f"{BUNDLED} comes at 32 and 64, not at {resolution}: choose one of these, or give a folder "
@@ -231,7 +266,7 @@ class _Files(Source):
         self.members = [member for member in files if member not in ignored]
         if not self.members:
             raise UserError(
-                f"Dataset {self.source!r} is empty: no image in {path}; put images there, or {_USE_BUNDLED}"
+                f"Dataset {self.source!r} is empty: no image in {path}; put images there, or {USE_BUNDLED}"
             )
         self.names = _relative_names(self.members, path)
         self._headers: dict[int, Header] = {}
@@ -244,9 +279,8 @@ class _Files(Source):
             ValueError: no image is as large, or it is a pipe or a device.
         """
 
-    @cached_property
-    def manifest(self) -> str:
-        return _manifest(self.names, map(self._digest, with_progress(self.members, "hashing")))
+    def _digests(self) -> Iterable[str]:
+        return map(self._digest, with_progress(self.members, "hashing"))
 
     def _digest(self, member: str) -> str:
         try:
@@ -300,11 +334,14 @@ class _Files(Source):
         return self._with_image(index, prepare)
 
 
-class _Folder(_Files):
+class Folder(_Files):
+    """The images of a folder and of those in it."""
+
     def __init__(self, source: str | Path, path: Path) -> None:
         super().__init__(source, path, _folder_members(path))
 
     def open_member(self, member: str) -> IO[bytes]:
+        """See `_Files`."""
         file = self.path / member
         if is_stream(file):
             raise ValueError("a pipe or a device")
@@ -312,7 +349,7 @@ class _Folder(_Files):
         return file.open("rb")
 
 
-class _Zip(_Files):
+class Zip(_Files):
     """A zip; each process opens it for itself, for processes that share a file share its position."""
 
     def __init__(self, source: str | Path, path: Path) -> None:
@@ -331,6 +368,7 @@ class _Zip(_Files):
         return self._opened[1]
 
     def open_member(self, member: str) -> IO[bytes]:
+        """See `_Files`."""
         entry = self._archive().getinfo(member)
         _check_file_size(entry.file_size)  # no more than it says is inflated
         return self._archive().open(entry)
@@ -372,10 +410,6 @@ def _square(image: Image.Image, resolution: int) -> Image.Image:
     top = (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
     return square if side == resolution else square.resize((resolution, resolution), Image.Resampling.LANCZOS)
-
-
-_USE_BUNDLED = f"use {BUNDLED!r} (987 emoji portraits, built in)."
-_bundled = lru_cache(maxsize=1)(_Bundled)
 
 
 def _folder_members(path: Path) -> Iterator[str]:
@@ -423,26 +457,3 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _reached_twice(first: Path, second: Path) -> UserError:
     return UserError(f"{second} and {first} are one and the same by a link: remove one of them")
-
-
-def open_source(source: str | Path) -> Source:
-    """The set of that name, or the folder or zip at that path.
-
-    Raises:
-        UserError: names a path that isn't there, holds no image or is neither folder nor zip.
-    """
-    if str(source) == BUNDLED:
-        return _bundled()
-    path = find_path(source)
-    if path.is_dir():
-        return _Folder(source, path)
-    if not path.exists():
-        raise UserError(
-            f"Dataset {str(source)!r} not found: {path.absolute()} does not exist; give a folder or zip of "
-            f"images, or {_USE_BUNDLED}"
-        )
-    if is_stream(path) or not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is neither a folder nor a zip; give a folder or zip of images, or {_USE_BUNDLED}"
-        )
-    return _Zip(source, path)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stylenat.errors import UserError
 
+LARGEST = 1e30  # a feature's size: sixth powers of it are finite
 BLOCK = 512  # rows of a pair-by-pair matrix in memory at once: 200 MB against 50,000 images
 Features = Tensor | np.ndarray  # (N, D)
 
@@ -42,7 +43,7 @@ def as_matrix(features: Features) -> Tensor:
     """Features as float64 `(N, D)`.
 
     Raises:
-        UserError: another shape, or features that are not finite.
+        UserError: another shape, or features that are not finite or so large that distances would not be.
     """
     if not isinstance(features, Features):
         raise UserError(
@@ -52,8 +53,14 @@ def as_matrix(features: Features) -> Tensor:
     matrix = as_tensor(features).double()
     if matrix.ndim != 2:
         raise UserError(f"features have shape {tuple(matrix.shape)}; give (images, dimensions).")
-    if bad := int((~matrix.isfinite()).any(1).sum()):
-        raise UserError(f"{bad} of {len(matrix)} features hold NaN or infinity; check images and precision.")
+    usable = (matrix.abs() <= LARGEST).all(1)  # (N,), not of NaN
+    if bad := int((~usable).sum()):
+        first = int((~usable).int().argmax())
+        what = "numbers too large for distances" if matrix.isfinite().all() else "NaN or infinity"
+        raise UserError(
+            f"{bad} of {len(matrix)} features hold {what}, the first is of image {first}; check images and "
+            "precision."
+        )
     return matrix
 
 
@@ -109,6 +116,10 @@ class Moments:
     scatter: Tensor = field(default_factory=_no_features)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "scatter"):
+            array = getattr(self, name)
+            if isinstance(array, np.ndarray) and not np.isfinite(array).all():  # read from a file
+                raise UserError(f"{name} of moments holds NaN or infinity; compute them again")
         self.count = int(self.count)
         self.mean = as_tensor(self.mean)
         self.scatter = as_tensor(self.scatter)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stylenat.errors import UserError, check_fields, unknown
+from stylenat.errors import UserError, check_fields, check_number, unknown
 from stylenat.evaluation.distances import (
     frechet_distance,
     kernel_distance,
@@ -237,6 +237,17 @@ _OLD_PARTS = {"floor": "real_vs_real", "ceiling": "noise"}
 ScoreValues = dict[ScoreKey, ScoreValue]
 
 
+def check_values(values: ScoreValues) -> None:
+    """Check that scores are finite numbers.
+
+    Raises:
+        UserError: one is not; names it.
+    """
+    for key, value in values.items():
+        for name, part in value.to_dict().items():
+            check_number(f"{name} of {key.title}", part)
+
+
 def values_to_dict(values: ScoreValues) -> dict[str, dict[str, float]]:
     """Scores by the `id` of their key, ready for JSON."""
     return {key.id: value.to_dict() for key, value in values.items()}
@@ -272,10 +283,16 @@ class Score:
     Attributes:
         values: every value by its key.
         protocol: everything the values depend on; "metrics" holds what is each metric's own.
+
+    Raises:
+        UserError: a value that is not finite; names it.
     """
 
     values: ScoreValues
     protocol: dict
+
+    def __post_init__(self) -> None:
+        check_values(self.values)
 
     def to_dict(self) -> dict:
         """Plain dicts, lists, strings and numbers, ready for JSON."""

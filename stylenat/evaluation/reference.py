@@ -27,6 +27,7 @@ from stylenat.progress import progress
 MOST = 1000  # images a side of the small protocol: its Fréchet distance is exact and takes seconds
 LEAST = 20  # images a side of any score
 LARGEST_ARRAY = 2**28  # bytes of an array of statistics: sigma of 5793 features
+ROUNDING = 1e-5  # of a stored covariance, relative to its largest variance
 CACHED = 4  # sets of real features in memory
 _MODES = {"legacy_pytorch": "inception-legacy", "clean": "inception-clean"}  # in the names of files
 _cache: OrderedDict[tuple, Any] = OrderedDict()
@@ -241,7 +242,8 @@ class Statistics(Reference):
         """Read `mu` and `sigma` of an `.npz`.
 
         Raises:
-            UserError: no such file, or one of another form.
+            UserError: no such file, one of another form, with numbers that are not finite, or whose sigma is
+                no covariance.
         """
         file = find_path(path)
         try:
@@ -260,6 +262,7 @@ class Statistics(Reference):
                 f"statistics {file} hold mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}: give "
                 "clean-fid's .npz, (D,) and (D, D)"
             )
+        _check_moments(mean, covariance, file)
         return cls(file.stem, hashlib.sha256(content).hexdigest(), mean, covariance)
 
     def size(self, split: str) -> int:
@@ -336,6 +339,25 @@ def _array(archive: zipfile.ZipFile, name: str) -> Tensor:
     with archive.open(entry) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
     return torch.from_numpy(array.astype(np.float64))
+
+
+def _check_moments(mean: Tensor, covariance: Tensor, file: Path) -> None:
+    """Check that a mean and a covariance can be those of features.
+
+    Raises:
+        UserError: they can't; says why.
+    """
+    fix = "give the file as clean-fid wrote it"
+    for name, array in (("mu", mean), ("sigma", covariance)):
+        if bad := int((~array.isfinite()).sum()):
+            raise UserError(f"statistics {file}: {bad} numbers of {name} are NaN or infinite; {fix}")
+    # What rounding to float32 may do to a covariance, singular as most are.
+    slack = ROUNDING * covariance.diagonal().abs().amax().clamp(min=torch.finfo(torch.float64).tiny)
+    if (covariance - covariance.T).abs().amax() > slack:
+        raise UserError(f"statistics {file}: sigma is not symmetric, so no covariance; {fix}")
+    shifted = covariance + slack * torch.eye(len(mean), dtype=torch.float64)
+    if torch.linalg.cholesky_ex(shifted).info:
+        raise UserError(f"statistics {file}: sigma has negative eigenvalues, so is no covariance; {fix}")
 
 
 def as_reference(dataset: ImageDataset | Statistics) -> Reference:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stylenat.data.dataset import ImageDataset
-from stylenat.errors import UserError
+from stylenat.errors import UserError, check_number
 from stylenat.evaluation.distances import Moments
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
 from stylenat.models.base import Generator
@@ -165,11 +165,13 @@ def as_samples(
         batch_size: images that a generator makes at once.
 
     Raises:
-        UserError: a source of another kind, a seed or batch size that is none.
+        UserError: a source of another kind, a seed or batch size that is none, or a psi that is not finite.
     """
     check_seeds([seed])
     check_batch_size(batch_size)
     if isinstance(source, nn.Module):
+        check_seeds([seed])
+        check_number("truncation_psi", truncation_psi)
         return _FromGenerator(source, seed, truncation_psi, batch_size)
     if isinstance(source, Tensor):
         return _FromTensor(source)

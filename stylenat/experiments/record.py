@@ -51,8 +51,8 @@ def score_run(
         The record.
 
     Raises:
-        UserError: there is no such device, the run has no snapshot or is damaged, or the scoring network is
-            missing or altered.
+        UserError: there is no such device, the run has no snapshot or is damaged, its data have changed, or
+            the scoring network is missing or altered.
     """
     torch_device = pick_device(device)
     run.generator()  # raises where there is no snapshot
@@ -62,6 +62,7 @@ def score_run(
     snapshots = run.snapshots() if history else run.snapshots()[-1:]
     elapsed = _elapsed(run, log, snapshots)
     dataset = open_dataset(config.data, config.resolution)
+    run.check_dataset(dataset)
     wanted = [*OFFLINE, *(parse_metrics(metrics) if metrics else ())]
     for name in wanted:
         networks[METRICS[name].network].load()  # what is missing shows before any work

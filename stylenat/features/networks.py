@@ -143,7 +143,13 @@ class FeatureNetwork:
             features = self.extract(module, images).flatten(1)
         if features.shape[1] != self.dims:
             raise UserError(f"{self.key}'s weights give {features.shape[1]} features, expected {self.dims}.")
-        return features.float().cpu()
+        found = features.float().cpu()
+        if bad := int((~found.isfinite()).any(1).sum()):
+            raise UserError(
+                f"{self.key} gives NaN or infinity for {bad} of {len(found)} images, on {images.device}: "
+                "check its weights and the device"
+            )
+        return found
 
 
 @lru_cache(maxsize=2)

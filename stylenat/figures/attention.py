@@ -90,7 +90,7 @@ def attention_figure(
     if not queries:
         raise UserError('no query is given: give one or more, {"name": (row, column)}')
     parts = head_parts(generator.attention(level, block).partitions)
-    w = styles(generator, [seed], truncation_psi)  # (1, latent_dim)
+    w = styles(generator, [seed], truncation_psi)  # (1, style_dim)
     maps = {}
     for name, query in queries.items():
         weights = attention_maps(generator, w, level, query, block=block)  # (1, heads, level, level)

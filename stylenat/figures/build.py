@@ -5,39 +5,47 @@ from pathlib import Path
 import torch
 
 from stylenat.checkpoints.load import load_generator
+from stylenat.data.avatars import AVATARS
 from stylenat.data.dataset import open_dataset
 from stylenat.data.sources import BUNDLED
 from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
-    ablation_comparison,
     bubble_chart,
     receptive_fields,
     recorded_samples,
     training_curves,
 )
 from stylenat.figures.samples import neighbors_figure, sample_grid, truncation_sweep
+from stylenat.figures.study import human_study
 from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.presets import get_config
+from stylenat.reporting.paper import published_numbers
 from stylenat.reporting.records import RunRecord, load_records, read_log
+from stylenat.reporting.study import differences, published_groups
 
 
 def build_figures() -> list[Path]:
     """Write every figure, and return their paths.
 
     Raises:
-        UserError: a broken record, log or image of a run, or a damaged bundled model.
+        UserError: a broken record, log or image of a run, a damaged bundled model, or a paper.csv that lacks
+            a number.
     """
     records = load_records()
     for record in records:  # what is damaged shows before anything is written
         read_log(record.run_id)
         recorded_samples(record)
+    avatars = open_dataset(AVATARS, 64, "heldout").stack(range(32))
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
+    groups = published_groups(published_numbers())
     paths = [
         save(bubble_chart(), "bubble_chart"),
+        save(human_study(groups, differences(groups)), "human_study"),
         save(receptive_fields(level, 32, 32, queries), "receptive_fields"),
+        save(sample_grid(avatars), "avatars"),
     ]
     model = workspace("results", "runs", "noto-32-long", "model")
     if model.is_dir():
@@ -45,9 +53,6 @@ def build_figures() -> list[Path]:
     for record in records:
         if not record.variant:
             paths += _run_figures(record)
-    ablation = [record for record in records if record.variant]
-    if ablation:
-        paths.append(save(ablation_comparison(ablation), "ablation"))
     return paths
 
 

@@ -18,8 +18,9 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.figures.attention import head_parts
 from stylenat.figures.style import COLORS, GRAY, WIDTH, plain_axes
+from stylenat.reporting.paper import published
 from stylenat.reporting.records import HistoryEntry, RunRecord
-from stylenat.reporting.tables import published, shown_keys
+from stylenat.reporting.tables import group_records, shown_keys
 
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
@@ -55,6 +56,9 @@ def training_curves(log: pd.DataFrame, history: Sequence[HistoryEntry]) -> Figur
     Args:
         log: the training log, with `nimg`, `loss_g`, `loss_d`; a thick line is a running mean over 1/20.
         history: the scored snapshots.
+
+    Raises:
+        UserError: a loss that is not finite.
     """
     figure = Figure((WIDTH, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -77,6 +81,8 @@ def training_curves(log: pd.DataFrame, history: Sequence[HistoryEntry]) -> Figur
 def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
     for (name, label), color in zip(LOSSES.items(), COLORS, strict=False):
         values = log[name].astype(float)
+        if not np.isfinite(values).all():
+            raise UserError(f"the log's {name} holds NaN or infinity: restore log.csv or score the run again")
         smooth = values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
         axes.plot(log["nimg"], values, color=color, alpha=0.2, linewidth=0.7)
         axes.plot(log["nimg"], smooth, color=color, linewidth=1.8, label=label)
@@ -200,7 +206,15 @@ def ablation_comparison(records: Sequence[RunRecord]) -> Figure:
 
     Args:
         records: runs of an ablation; a variant may have several seeds.
+
+    Raises:
+        UserError: runs of different data sets, or as of `group_records`.
     """
+    groups = list(group_records(records))
+    if len(groups) > 1:
+        names = " and ".join(f"{name}, {side}" for name, side in groups[:2])
+        ids = " and ".join(record.run_id for record in records)
+        raise UserError(f"runs {ids} were trained on {names}: draw one data set at a time")
     variants: dict[str, list[RunRecord]] = {}
     for record in records:
         variants.setdefault(record.variant, []).append(record)

@@ -76,12 +76,27 @@ def _draw_labeled(
     return sheet
 
 
+def labeled_sheet(
+    images: Tensor, column_labels: Sequence[str], row_labels: Sequence[str], *, left: float, top: float
+) -> Figure:
+    """Images row by row with labels.
+
+    Args:
+        images: uint8 `(rows · columns, 3, R, R)`.
+        column_labels: one above each column.
+        row_labels: one beside each row.
+        left: inches for those.
+        top: inches for the columns' labels.
+    """
+    return _draw_labeled(images, column_labels, row_labels, left, top).figure
+
+
 def _seed_labels(seeds: Seeds) -> list[str]:
     return [f"seed {seed}" for seed in check_seeds(seeds)]
 
 
 def _styles(generator: Generator, seeds: Seeds, truncation_psi: float) -> Tensor:
-    """Styles one by one, `(len(seeds), latent_dim)`: a seed's is the same everywhere, to the last bit."""
+    """Styles one by one, `(len(seeds), style_dim)`: a seed's is the same everywhere, to the last bit."""
     return torch.cat([styles(generator, [seed], truncation_psi) for seed in check_seeds(seeds)])
 
 
@@ -109,7 +124,7 @@ def truncation_sweep(
     """
     if not len(psis):
         raise UserError("no psi is given: give one or more, such as 0.7")
-    w = torch.stack([_styles(generator, seeds, psi) for psi in psis], dim=1)  # (seeds, psis, latent_dim)
+    w = torch.stack([_styles(generator, seeds, psi) for psi in psis], dim=1)  # (seeds, psis, style_dim)
     columns = [f"ψ = {psi:g}" for psi in psis]
     return _draw_labeled(_render(generator, w.flatten(0, 1)), columns, _seed_labels(seeds)).figure
 

@@ -106,14 +106,15 @@ class MappingLayer(EqualizedLinear):
     """One layer of the mapping network: equalized linear, LeakyReLU(0.2), times √2.
 
     Args:
-        features: size of input and output.
+        features: size of the input.
+        out_features: size of the output; default: the same.
     """
 
-    def __init__(self, features: int) -> None:
-        super().__init__(features, features, lr_multiplier=0.01)
+    def __init__(self, features: int, out_features: int | None = None) -> None:
+        super().__init__(features, out_features or features, lr_multiplier=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, features)` → the same."""
+        """`(B, features)` → `(B, out_features)`."""
         return F.leaky_relu(super().forward(x), 0.2) * math.sqrt(2)
 
 

@@ -6,13 +6,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
-from stylenat.attention.partitions import Full, HeadPartition, Level, ShiftedWindows, check_fits, resolutions
+from stylenat.attention.partitions import (
+    Full,
+    HeadPartition,
+    Level,
+    ShiftedWindows,
+    check_fits,
+    format_partitions,
+    resolutions,
+)
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
-from stylenat.attention.transforms import sizes, transformed
+from stylenat.attention.transforms import sizes
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, Stage
 from stylenat.models.layers import AdaIN, LayerNorm, MappingLayer, PixelNorm, fir_upsample, position_embedding
@@ -108,15 +114,22 @@ class LevelBlocks(nn.Module):
         partitions: the attention of both blocks.
         resolution: tokens a side.
         style_dim: size of the style.
+        position_bias: whether attention has relative position tables.
     """
 
     def __init__(
-        self, channels: int, out_channels: int | None, partitions: Level, resolution: int, style_dim: int
+        self,
+        channels: int,
+        out_channels: int | None,
+        partitions: Level,
+        resolution: int,
+        style_dim: int,
+        position_bias: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         for _ in range(BLOCKS):
-            attention = make_attention(channels, partitions, resolution)
+            attention = make_attention(channels, partitions, resolution, position_bias)
             self.blocks.append(Block(channels, attention, style_dim))
         self.upsample = Upsample(channels, out_channels) if out_channels else None
 
@@ -159,6 +172,7 @@ class StyleNAT(Generator):
         partitions: attention of the levels 4, 8, …, R, a tuple of partitions each.
         latent_dim: size of z and of the style w.
         mapping_depth: layers of the mapping network.
+        position_bias: whether attention has relative position tables, as every published model does.
 
     Attributes:
         partitions: as given.
@@ -167,12 +181,15 @@ class StyleNAT(Generator):
         UserError: widths and partitions differ in number, or a partition does not fit its level.
     """
 
+    shows_attention = True
+
     def __init__(
         self,
         widths: Sequence[int],
         partitions: Sequence[Level],
         latent_dim: int = 512,
         mapping_depth: int = 8,
+        position_bias: bool = True,
     ) -> None:
         if len(widths) != len(partitions):
             raise UserError(
@@ -190,7 +207,7 @@ class StyleNAT(Generator):
         for side, width, next_width, level in zip(
             self.resolutions, widths, next_widths, self.partitions, strict=True
         ):
-            self.layers.append(LevelBlocks(width, next_width, level, side, latent_dim))
+            self.layers.append(LevelBlocks(width, next_width, level, side, latent_dim, position_bias))
             self.to_rgbs.append(ToRGB(next_width or width))
         self.apply(_initialize)
 
@@ -218,17 +235,20 @@ class StyleNAT(Generator):
                 f"(B, {self.num_styles}, {self.latent_dim})"
             )
         styles = plus.unbind(1)  # num_styles of (B, latent_dim)
-        # Transforms know no hooks on saved tensors, which recomputation needs.
-        recomputed = self.checkpoint_levels if torch.is_grad_enabled() and not transformed() else ()
         x = self.input(w.shape[0])  # (B, 4, 4, C)
         image: Tensor | None = None
         for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
             own = styles[BLOCKS * i : BLOCKS * (i + 1)]
             # (B, 2r, 2r, C') from a level of r; the last: (B, R, R, C)
-            x = _recomputed(level, x, own) if self.resolutions[i] in recomputed else level(x, own)
+            x = self.call_level(self.resolutions[i], level, x, own)
             image = to_rgb(x, image)  # (B, 3, 2r, 2r); the last: (B, 3, R, R)
         assert image is not None  # there is a level
         return image
+
+    def describe_level(self, resolution: int) -> str:
+        """The level's partitions."""
+        partitions = self.partitions[self.level_index(resolution)]
+        return "full attention" if isinstance(partitions[0], Full) else format_partitions(partitions)
 
     def stages(self) -> list[Stage]:
         """Each level's blocks with the way up, and its colors."""
@@ -245,27 +265,16 @@ class StyleNAT(Generator):
         return level.blocks[block].attn
 
 
-def _recomputed(level: nn.Module, x: Tensor, styles: Sequence[Tensor]) -> Tensor:
-    """A level's features, whose activations the backward pass computes again."""
-    if torch.compiler.is_compiling():
-        return checkpoint(level, x, styles, use_reentrant=False, preserve_rng_state=False)
-    # With the weights of this call: `functional_call` may have put others in the place of the module's own,
-    # and takes them away before the backward pass.
-    weights: dict[str, Tensor] = dict(level.named_parameters())
-
-    def run(x: Tensor, styles: Sequence[Tensor]) -> Tensor:
-        return functional_call(level, weights, (x, styles))
-
-    return checkpoint(run, x, styles, use_reentrant=False, preserve_rng_state=False)
-
-
-def make_attention(channels: int, partitions: Level, resolution: int) -> Attention:
+def make_attention(
+    channels: int, partitions: Level, resolution: int, position_bias: bool = True
+) -> Attention:
     """A freshly initialized attention layer for a level.
 
     Args:
         channels: of the level.
         partitions: of the level.
         resolution: tokens a side.
+        position_bias: whether it has relative position tables.
 
     Raises:
         UserError: heads that do not divide the channels, or a partition that does not fit the level.
@@ -273,11 +282,11 @@ def make_attention(channels: int, partitions: Level, resolution: int) -> Attenti
     check_fits(partitions, resolution, resolution, resolution)
     first = partitions[0]
     if isinstance(first, ShiftedWindows):
-        return ShiftedWindowAttention(channels, first)
+        return ShiftedWindowAttention(channels, first, bias=position_bias)
     if isinstance(first, Full):
-        return FullAttention(channels, first.heads)
+        return FullAttention(channels, first.heads, resolution, bias=position_bias)
     neighborhoods = [part for part in partitions if isinstance(part, HeadPartition)]
-    return HydraNeighborhoodAttention(channels, neighborhoods, level=resolution)
+    return HydraNeighborhoodAttention(channels, neighborhoods, level=resolution, bias=position_bias)
 
 
 def _initialize(module: nn.Module) -> None:

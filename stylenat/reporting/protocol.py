@@ -10,6 +10,21 @@ from stylenat.reporting.records import RunRecord
 INCIDENTAL = ("device", "versions")
 
 
+def check_same_data(one: RunRecord, other: RunRecord) -> None:
+    """Check that two records are of the same images, which their data set's name does not say.
+
+    Raises:
+        UserError: they are not; names both runs.
+    """
+    first = one.dataset.manifest
+    second = other.dataset.manifest
+    if first != second:
+        raise UserError(
+            f"runs {one.run_id} and {other.run_id} cannot share a column: manifest is {first!r} and "
+            f"{second!r}, so {one.dataset.name} has changed in between; train both on the same, or remove one"
+        )
+
+
 def check_same_protocol(one: RunRecord, other: RunRecord) -> None:
     """Check that two records' scores may share the columns of a table, which hold one metric each.
 

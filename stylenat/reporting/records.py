@@ -1,6 +1,5 @@
 """The record of a run: one JSON file with everything that the tables and figures need."""
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -13,7 +12,7 @@ import pandas as pd
 from stylenat.errors import UserError, check_fields
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
-from stylenat.paths import read_json, workspace, write_atomically
+from stylenat.paths import from_json, read_json, to_json, workspace, write_atomically
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,8 @@ def _modernize(entries: Mapping[str, Any]) -> dict[str, Any]:
         ablation = modern.pop("ablation")
         modern["config"] = {"variant": ablation["variant"], **modern.get("config", {})}
     if modern.get("score"):
-        protocol = json.dumps(modern["score"]["protocol"]).replace("pictures", "images")
-        modern["score"] = {**modern["score"], "protocol": json.loads(protocol)}
+        protocol = to_json(modern["score"]["protocol"]).replace("pictures", "images")
+        modern["score"] = {**modern["score"], "protocol": from_json(protocol)}
     return modern
 
 
@@ -252,13 +251,9 @@ def write_record(record: RunRecord) -> Path:
     if not is_run_id(record.run_id):
         raise UserError(f"run id {record.run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
     try:
-        text = json.dumps(
-            _plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"record of run {record.run_id}: {error}; give finite numbers, text, lists and dicts"
-        ) from None
+        text = to_json(_plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False)
+    except UserError as error:
+        raise UserError(f"record of run {record.run_id}: {error}") from None
     path = record_path(record.run_id)
     write_atomically(path, text + "\n")
     return path
@@ -292,7 +287,7 @@ def read_record(path: Path) -> RunRecord:
         ) from None
 
 
-def read_csv(path: Path, columns: Collection[str], **options: Any) -> pd.DataFrame:
+def read_csv(path: Path, columns: Collection[str] = (), **options: Any) -> pd.DataFrame:
     """A table of `results/`.
 
     Args:

@@ -10,20 +10,29 @@ from stylenat.attention.partitions import resolutions
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import workspace, write_atomically
-from stylenat.reporting import markdown
-from stylenat.reporting.protocol import check_same_protocol
-from stylenat.reporting.records import RunRecord, load_records, read_csv
+from stylenat.reporting import markdown, study
+from stylenat.reporting.caveats import EVALUATION, evaluation_table, notes_list
+from stylenat.reporting.claims import (
+    AGREES,
+    check_claims,
+    claims_frame,
+    claims_table,
+    parameters_table,
+    sources_list,
+)
+from stylenat.reporting.paper import Key, published_numbers
+from stylenat.reporting.protocol import check_same_data, check_same_protocol
+from stylenat.reporting.records import RunRecord, load_records
 
-PUBLISHED = {  # column of the table: (quantity, dataset, resolution) in results/paper.csv
-    "FFHQ-256 FID": ("fid", "FFHQ", 256),
-    "FFHQ-512 FID": ("fid", "FFHQ", 512),
-    "FFHQ-1024 FID": ("fid", "FFHQ", 1024),
-    "Church-256 FID": ("fid", "LSUN Church", 256),
-    "parameters, 256 (M)": ("parameters", "FFHQ", 256),
-    "parameters, 1024 (M)": ("parameters", "FFHQ", 1024),
-    "imgs/s, 256": ("throughput", "FFHQ", 256),
+PUBLISHED = {  # column of the table: quantity, dataset and resolution in results/paper.csv
+    "FFHQ-256 FID": ("fid", "FFHQ", "256"),
+    "FFHQ-512 FID": ("fid", "FFHQ", "512"),
+    "FFHQ-1024 FID": ("fid", "FFHQ", "1024"),
+    "Church-256 FID": ("fid", "LSUN Church", "256"),
+    "parameters, 256 (M)": ("parameters", "FFHQ", "256"),
+    "parameters, 1024 (M)": ("parameters", "FFHQ", "1024"),
+    "imgs/s, 256": ("throughput", "FFHQ", "256"),
 }
-PAPER = ("system", "quantity", "dataset", "resolution", "value", "uncertainty", "source")  # its columns
 MEMORIZED = (
     "Memorized: share of samples nearer to a training image than all but 5 % of held-out images are; "
     "poor samples are never that near."
@@ -31,17 +40,6 @@ MEMORIZED = (
 LEGEND = "±: standard error. In brackets: real-vs-real baseline – noise."
 Group = tuple[str, int]  # name of the dataset, resolution
 Row = dict[str, Any]
-
-
-def published() -> pd.DataFrame:
-    """The published numbers, `results/paper.csv`, tidy: one row a number."""
-    return read_csv(
-        workspace("results", "paper.csv"),
-        PAPER,
-        keep_default_na=False,
-        na_values={"uncertainty": [""]},
-        dtype={"value": float},
-    )
 
 
 def group_records(records: Iterable[RunRecord]) -> dict[Group, list[RunRecord]]:
@@ -54,10 +52,19 @@ def group_records(records: Iterable[RunRecord]) -> dict[Group, list[RunRecord]]:
     for record in records:
         groups.setdefault((record.dataset.name, record.dataset.resolution), []).append(record)
     for group in groups.values():
-        scored = [record for record in group if record.score]
-        for other in scored[1:]:
-            check_same_protocol(scored[0], other)
+        _check_group(group)
     return dict(sorted(groups.items()))
+
+
+def _check_group(group: Sequence[RunRecord]) -> None:
+    """Check that records may share a table: each with the first of those that have the same metric."""
+    known = [record for record in group if record.dataset.manifest]
+    for other in known[1:]:
+        check_same_data(known[0], other)
+    first: dict[str, RunRecord] = {}
+    for record in group:
+        for metric in record.score.protocol["metrics"] if record.score else ():
+            check_same_protocol(first.setdefault(metric, record), record)
 
 
 def shown_keys(records: Iterable[RunRecord]) -> list[ScoreKey]:
@@ -204,27 +211,46 @@ def _ablation_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
 
 
 def _published_table() -> tuple[pd.DataFrame, str]:
-    # As text, to keep the digits as published.
-    published()  # raises where a value is no number
-    paper = read_csv(workspace("results", "paper.csv"), PAPER, dtype=str, keep_default_na=False)
-    paper = paper[paper["quantity"].isin([quantity for quantity, _, _ in PUBLISHED.values()])]
-    place = paper.set_index(["system", "quantity", "dataset", "resolution"])
+    numbers = published_numbers()
+    shown = {quantity for quantity, _, _ in PUBLISHED.values()}
     raw_rows = []
     rows = []
     sources = []
-    for system, own in paper.groupby("system", sort=False):
+    for system in dict.fromkeys(key.system for key in numbers if key.quantity in shown):
         raw: Row = {"system": system}
         row: Row = {"system": system}
-        for column, (quantity, dataset, resolution) in PUBLISHED.items():
-            key = (system, quantity, dataset, str(resolution))
-            value, uncertainty = place.loc[key, ["value", "uncertainty"]] if key in place.index else ("", "")
-            raw[column] = float(value) if value else None
-            row[column] = f"{value} ± {uncertainty}" if uncertainty else value or "–"
+        own = []
+        for column, place in PUBLISHED.items():
+            number = numbers.get(Key(system, *place))
+            raw[column] = float(number.value) if number else None
+            row[column] = str(number) if number else "–"
+            own += [number.source] if number else []
         raw_rows.append(raw)
         rows.append(row)
-        sources.append(f"- {system}: {'; '.join(dict.fromkeys(own['source']))}\n")
+        sources.append(f"- {system}: {'; '.join(dict.fromkeys(own))}\n")
     note = "Nothing here was measured by this project. ±: read off a figure. Sources:\n\n"
     return _frame(raw_rows), f"### Published numbers\n\n{_table(rows)}\n{note}{''.join(sources)}"
+
+
+def _claims_tables() -> tuple[pd.DataFrame, str, str]:
+    """The claims: raw values, the whole page in Markdown, and its part for README."""
+    numbers = published_numbers()
+    checked = check_claims(numbers)
+    table = claims_table(checked)
+    groups = study.published_groups(numbers)
+    differences = study.differences(groups)
+    conclusion = study.conclusion(differences)
+    people = f"{study.study_table(groups, differences)}\n{conclusion}\n\n{study.METHOD}\n"
+    sections = {
+        "The abstracts' claims": f"{table}\n{AGREES}\n",
+        "What to know beside them": notes_list(numbers),
+        "Parameters": parameters_table(numbers),
+        "Human study, FFHQ-256": people,
+        "An independent evaluation, FFHQ-256": f"{evaluation_table(numbers)}\n{EVALUATION}\n",
+        "Sources, from results/paper.csv": sources_list(numbers),
+    }
+    page = "\n".join(f"### {title}\n\n{body}" for title, body in sections.items())
+    return claims_frame(checked), page, f"{table}\n{conclusion}\n"
 
 
 def side_by_side() -> pd.DataFrame:
@@ -243,23 +269,27 @@ def side_by_side() -> pd.DataFrame:
 
 
 def build_tables() -> dict[str, str]:
-    """Write results/tables/{published,runs,ablation}.{csv,md} from the records and paper.csv.
+    """Write results/tables/{published,runs,ablation,claims}.{csv,md} from the records and paper.csv.
 
     CSV holds raw values, Markdown rounded ones.
 
     Returns:
-        The Markdown of "published", "runs" and "ablation".
+        The Markdown of "published", "runs", "ablation" and "claims", and README's part of the last,
+        "readme-claims".
 
     Raises:
-        UserError: a broken record, or scores of different protocols for the same images; names both runs.
+        UserError: a broken record, scores of different protocols for the same images (names both runs), or a
+            paper.csv that lacks a number.
     """
     records = load_records()
+    claims, claims_text, claims_summary = _claims_tables()
     tables = {
         "published": _published_table(),
         "runs": _runs_table([record for record in records if not record.variant]),
         "ablation": _ablation_table([record for record in records if record.variant]),
+        "claims": (claims, claims_text),
     }
-    texts = {}
+    texts = {"readme-claims": claims_summary}
     for name, (frame, text) in tables.items():
         path = workspace("results", "tables", f"{name}.csv")
         write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
@@ -269,17 +299,24 @@ def build_tables() -> dict[str, str]:
 
 
 def update_readme(path: Path | None = None) -> None:
-    """Build the tables and put them between the two results markers of README.md (or of `path`).
+    """Build the tables and put them between the markers of README.md (or of `path`).
 
     Raises:
-        UserError: as of `build_tables`; the markers are missing, doubled or in the wrong order.
+        UserError: as of `build_tables`; markers are missing, doubled or in the wrong order.
     """
     readme = path or workspace("README.md")
-    text = readme.read_text(encoding="utf-8")
+    readme = path or workspace("README.md")
+    page = readme.read_text(encoding="utf-8")
     try:
-        markdown.replace_block(text, "results", "")  # a page without markers shows before anything is written
+        for name in ("results", "claims"):  # a page without markers shows before anything is written
+            markdown.replace_block(page, name, "")
     except UserError as error:
         raise UserError(f"{readme.name}: {error}") from None
     tables = build_tables()
-    body = "\n".join(tables[name] for name in ("runs", "ablation", "published"))
-    write_atomically(readme, markdown.replace_block(text, "results", body))
+    bodies = {
+        "results": "\n".join(tables[name] for name in ("runs", "published")),
+        "claims": tables["readme-claims"],
+    }
+    for name, body in bodies.items():  # the block of the ablation has its own function, upstairs
+        page = markdown.replace_block(page, name, body)
+    write_atomically(readme, page)

@@ -53,7 +53,7 @@ def attention_maps(
 
     Args:
         generator: in eval mode.
-        w: styles `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+        w: styles `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
         level: resolution of the level, one of the generator's.
         query: (row, column) on the level's grid.
         block: which block of the level, from 0.

@@ -25,7 +25,7 @@ class Projection:
     """What a projection found.
 
     Attributes:
-        styles: w+ `(1, num_styles, latent_dim)`.
+        styles: w+ `(1, num_styles, style_dim)`.
         image: uint8 `(1, 3, R, R)` on the CPU.
         losses: perceptual distance plus squared error, one for each step.
     """
@@ -96,20 +96,21 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
         steps: of the optimization.
 
     Raises:
-        UserError: an image of another kind or size, no steps, or no EfficientNet-Lite0.
+        UserError: an image of another kind or size, no steps, no EfficientNet-Lite0, or a loss that is not
+            finite.
     """
     size = generator.resolution
     if image.dtype != torch.uint8 or tuple(image.shape) != (3, size, size):
         raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, {size}, {size})")
     if not isinstance(steps, int) or steps < 1:
         raise UserError(f"steps={steps!r}: give 1 or more")
-    mean = mean_style(generator)  # (latent_dim,)
+    mean = mean_style(generator)  # (style_dim,)
     target = image[None].to(mean.device)  # (1, 3, R, R)
     pixels = normalize(target)  # (1, 3, R, R)
     features = [scale.detach() for scale in feature_pyramid(target.float())]
     # In float32 at least: Adam's small numbers are 0 in float16.
     exact = mean.to(torch.promote_types(mean.dtype, torch.float32))
-    w = exact.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, latent_dim)
+    w = exact.expand(1, generator.num_styles, -1).clone().requires_grad_()  # (1, num_styles, style_dim)
     deviation = (styles(generator, range(256)) - mean).std().item()
     optimizer = torch.optim.Adam([w], betas=(0.9, 0.99))
     losses = []
@@ -118,10 +119,14 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
         images = generator.synthesis(w.to(mean.dtype))  # (1, 3, R, R)
         distance = perceptual_distance(feature_pyramid(denormalize(images)), features)
         loss = distance + PIXELS * F.mse_loss(images, pixels)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise UserError(
+                f"projection stopped at step {step}: the loss is {losses[-1]}; check the generator's weights"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
     found = w.detach().to(mean.dtype)
     return Projection(found, render(generator, found), losses)
 

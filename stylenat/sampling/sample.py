@@ -1,5 +1,6 @@
 """Images from a generator: seeds, truncation, style mixing, interpolation."""
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -7,11 +8,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from stylenat.device import keep_freed_memory
-from stylenat.errors import UserError
+from stylenat.attention.transforms import wrapped
+from stylenat.device import has_values, keep_freed_memory
+from stylenat.errors import UserError, check_number
 from stylenat.images import image_grid, to_uint8
-from stylenat.models.base import Generator
+from stylenat.models.base import Generator, MeanStyle
 
 Seeds = Iterable[int] | np.ndarray | Tensor  # see `check_seeds`
 SHEET_SEEDS = 64
@@ -20,6 +23,7 @@ SEEDS_END = 2**63  # no seed is as large
 MOST_AT_ONCE = 10**6  # images in one tensor
 MOST_FRAMES = 10_000  # of one interpolation
 MEAN_STYLES = 10_000  # styles whose mean truncation moves towards, of seed 0
+PROBES = 8  # styles that tell one mapping network from another
 
 
 def check_seeds(seeds: Seeds) -> Sequence[int]:
@@ -86,14 +90,55 @@ def latents(generator: Generator, seeds: Seeds) -> Tensor:
     return torch.stack(draws)
 
 
-@torch.no_grad()
+@torch.compiler.disable  # what it does depends on values
 def mean_style(generator: Generator) -> Tensor:
-    """The mean of `MEAN_STYLES` styles, `(latent_dim,)`; estimated once and kept in the generator."""
-    if generator.mean_style is None:
+    """The mean of `MEAN_STYLES` styles, a constant in derivatives.
+
+    It is kept in the generator and estimated again whenever the mapping network has changed, in whatever way:
+    the styles of a few fixed latents are compared at every call.
+
+    Args:
+        generator: whose mean style.
+
+    Returns:
+        `(style_dim,)`, on the generator's device and in its type.
+    """
+    with _constant():
+        probe = generator.mapping(_probe_latents(generator))  # (PROBES, style_dim)
+        is_known = has_values(probe) and not wrapped(probe)  # else there is nothing to compare
+        kept = generator.mean_style
+        if is_known and kept is not None and _are_equal(kept.probe, probe):
+            return kept.mean
         random = torch.Generator().manual_seed(0)
         z = torch.randn(MEAN_STYLES, generator.latent_dim, generator=random)  # (10000, latent_dim)
-        generator.mean_style = generator.mapping(z.to(generator.device, generator.dtype)).mean(0)
-    return generator.mean_style
+        mean = generator.mapping(z.to(generator.device, generator.dtype)).mean(0)
+        if is_known:
+            generator.mean_style = MeanStyle(mean, probe)
+        return mean
+
+
+@contextlib.contextmanager
+def _constant() -> Iterator[None]:
+    """No derivative of either mode, no autocast; and what is made may be part of a training later."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        forward_ad._set_fwd_grad_enabled(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield
+
+
+def _probe_latents(generator: Generator) -> Tensor:
+    """Fixed latents `(PROBES, latent_dim)`, from NumPy: `vmap` refuses to draw numbers."""
+    draws = np.random.default_rng(0).standard_normal((PROBES, generator.latent_dim))
+    return torch.tensor(draws, device=generator.device, dtype=generator.dtype)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are alike to the last bit, in device and type, too."""
+    return one.device == other.device and one.dtype == other.dtype and torch.equal(one, other)
 
 
 @torch.no_grad()
@@ -101,7 +146,7 @@ def styles(generator: Generator, seeds: Seeds, truncation_psi: float = 1.0) -> T
     """Styles w of seeds; see `check_seeds` and `truncate`.
 
     Returns:
-        `(len(seeds), latent_dim)`, on the generator's device.
+        `(len(seeds), style_dim)`, on the generator's device.
     """
     w = generator.mapping(latents(generator, seeds).to(generator.device, generator.dtype))
     return truncate(generator, w, truncation_psi)
@@ -112,14 +157,22 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
 
     Args:
         generator: whose mean style.
-        w: w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+        w: w `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
         truncation_psi: 1 changes nothing, 0 gives the mean style for every w.
 
     Returns:
         Of w's shape.
+
+    Raises:
+        UserError: psi is not finite.
+        UserError: the generator has no learned styles, and psi is not 1.
     """
+    check_number("truncation_psi", truncation_psi)
     if truncation_psi == 1:
         return w
+    if not generator.has_style_space:
+        name = type(generator).__name__
+        raise UserError(f"psi {truncation_psi:g}: {name} has no learned styles to truncate, take psi 1")
     return mean_style(generator).lerp(w, truncation_psi)
 
 
@@ -142,12 +195,15 @@ def sample_batches(
         uint8 `(b, 3, R, R)` on the CPU.
 
     Raises:
-        UserError: as of `check_seeds`, or a batch size below 1.
+        UserError: as of `sample_images`.
     """
     numbers = check_seeds(seeds)
+    check_number("truncation_psi", truncation_psi)
     check_batch_size(batch_size)
     for i in range(0, len(numbers), batch_size):
-        yield render(generator, styles(generator, numbers[i : i + batch_size], truncation_psi))
+        batch = numbers[i : i + batch_size]
+        names = [f"the image of seed {seed}" for seed in batch]
+        yield render(generator, styles(generator, batch, truncation_psi), names)
 
 
 def sample_images(
@@ -168,7 +224,8 @@ def sample_images(
         uint8 `(len(seeds), 3, R, R)` on the CPU.
 
     Raises:
-        UserError: as of `check_seeds`, more than a million seeds, or a batch size below 1.
+        UserError: as of `check_seeds`, more than a million seeds, a batch size below 1, a psi or an image
+            that is not finite.
     """
     numbers = check_seeds(seeds)
     if len(numbers) > MOST_AT_ONCE:
@@ -193,14 +250,22 @@ def sample_sheet(generator: Generator) -> Tensor:
 
 
 @torch.no_grad()
-def render(generator: Generator, w: Tensor) -> Tensor:
-    """Images of styles w `(B, latent_dim)` or w+ `(B, num_styles, latent_dim)`.
+def render(generator: Generator, w: Tensor, names: Sequence[str] = ()) -> Tensor:
+    """Images of styles.
+
+    Args:
+        generator: in eval mode.
+        w: w `(B, style_dim)` or w+ `(B, num_styles, style_dim)`.
+        names: of the images, for the error; default: their number.
 
     Returns:
         uint8 `(B, 3, R, R)` on the CPU.
+
+    Raises:
+        UserError: an image that is not finite; names it.
     """
     keep_freed_memory()
-    return to_uint8(generator.synthesis(w)).cpu()
+    return to_uint8(generator.synthesis(w), names).cpu()
 
 
 def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -> Tensor:
@@ -208,19 +273,19 @@ def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -
 
     Args:
         generator: whose levels.
-        coarse: styles w `(B, latent_dim)`.
-        fine: styles w `(B, latent_dim)`.
+        coarse: styles w `(B, style_dim)`.
+        fine: styles w `(B, style_dim)`.
         level: one of the generator's resolutions (the first: `fine` alone).
 
     Returns:
-        w+ `(B, num_styles, latent_dim)`.
+        w+ `(B, num_styles, style_dim)`.
 
     Raises:
         UserError: there is no such level, or the styles differ in number or size.
     """
     check_same_shape(coarse, fine)
     below = generator.first_style(level)
-    lower = coarse[:, None].expand(-1, below, -1)  # (B, below, latent_dim)
+    lower = coarse[:, None].expand(-1, below, -1)  # (B, below, style_dim)
     upper = fine[:, None].expand(-1, generator.num_styles - below, -1)
     return torch.cat([lower, upper], dim=1)
 
@@ -280,8 +345,10 @@ def interpolate(
         uint8 `((len(seeds) - 1) · frames + 1, 3, R, R)`.
 
     Raises:
-        UserError: another space, fewer than two seeds, no frame, or more than 10,000 in all.
+        UserError: another space, fewer than two seeds, no frame or more than 10,000 in all, a psi or an image
+            that is not finite.
     """
+    check_number("truncation_psi", truncation_psi)
     if space not in ("w", "z"):
         raise UserError(f"space {space!r} is unknown: interpolate in 'w' or 'z'")
     numbers = check_seeds(seeds)
@@ -299,7 +366,9 @@ def interpolate(
         w = generator.mapping(_between(z, frames, slerp))
     else:
         w = _between(generator.mapping(z), frames, torch.lerp)
-    images = [render(generator, truncate(generator, one, truncation_psi)) for one in w.split(1)]
+    images = []
+    for frame, one in enumerate(truncate(generator, w, truncation_psi).split(1)):
+        images.append(render(generator, one, [f"frame {frame}"]))
     return torch.cat(images)
 
 

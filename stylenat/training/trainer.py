@@ -12,7 +12,7 @@ from stylenat.checkpoints.tensors import optimizer_tensors, restore_optimizer
 from stylenat.config import Config
 from stylenat.device import keep_freed_memory
 from stylenat.images import normalize
-from stylenat.models.build import build_discriminator, build_generator
+from stylenat.models.build import build_discriminator, build_generator, share_first_weights
 from stylenat.training.augment import augment
 from stylenat.training.losses import consistency_loss, discriminator_loss, generator_loss, r1_penalty
 
@@ -44,6 +44,8 @@ class Trainer:
         self.config = config
         self.device = torch.device(device)
         self.generator = build_generator(config).to(device)
+        if config.paired:
+            share_first_weights(self.generator, config)
         self.generator.checkpoint_levels = config.checkpoint_levels
         self.discriminator = build_discriminator(config).to(device)
         if self.device.type == "cuda":  # on CPUs it gains nothing: docs/performance.md
@@ -59,7 +61,7 @@ class Trainer:
         }
         self.nimg = 0
         if config.compile:  # in place: parameters keep their names
-            self.generator.compile(fullgraph=True, dynamic=False)
+            self.generator.compile(dynamic=False)
             self.discriminator.compile(dynamic=False)
 
     def step(self, images: Tensor) -> dict[str, Tensor]:
@@ -99,7 +101,10 @@ class Trainer:
 
     def _shown(self, images: Tensor) -> Tensor:
         """Images as the discriminator sees them."""
-        return augment(images) if self.config.diffaugment else images
+        return self._augmented(images) if self.config.diffaugment else images
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        return augment(images, self.config.flips)
 
     def _latents(self, batch: int) -> Tensor:
         return torch.randn(batch, self.config.latent_dim, device=self.device, dtype=self.generator.dtype)
@@ -119,7 +124,9 @@ class Trainer:
             total = loss
             if weight:
                 for images, logits in ((real, real_logits), (fake, fake_logits)):
-                    total = total + weight * consistency_loss(logits, self.discriminator(augment(images)))
+                    total = total + weight * consistency_loss(
+                        logits, self.discriminator(self._augmented(images))
+                    )
         return total, loss
 
     def _r1_step(self, real: Tensor) -> Tensor:

@@ -12,8 +12,14 @@ from torch.func import functional_call
 from stylenat.attention import tiled
 from stylenat.attention.functional import neighborhood_attention
 from stylenat.attention.layers import FullAttention, HydraNeighborhoodAttention
-from stylenat.attention.partitions import HeadPartition, parse_partitions, published_partitions
+from stylenat.attention.partitions import (
+    HeadPartition,
+    ShiftedWindows,
+    parse_partitions,
+    published_partitions,
+)
 from stylenat.attention.reference import axis_window, receptive_field
+from stylenat.attention.shifted_windows import ShiftedWindowAttention
 
 BACKENDS = ("reference", "tiled")
 
@@ -404,3 +410,60 @@ def test_errors_of_the_receptive_field(query):
         f"query {query} is outside of 8 × 9 tokens: give a row in 0…7 and a column in 0…8"
     )
     assert "k*d=9" in refusal(receptive_field, HeadPartition(1, 3, 3), 8, 9, query)
+
+
+def slow_full(layer, x, bias):
+    """Full attention token by token; `bias(head, rows, columns)` by key minus query."""
+    side = layer.side
+    heads = layer.heads
+    q, k, v = (part[0].flatten(0, 1) for part in layer.project(x))  # (n², heads, c) each
+    tokens = [(row, column) for row in range(side) for column in range(side)]
+    out = torch.empty_like(v)
+    for i, head in ((i, h) for i in range(len(tokens)) for h in range(heads)):
+        logits = k[:, head] @ q[i, head] / q.shape[-1] ** 0.5
+        offsets = [(r - tokens[i][0], c - tokens[i][1]) for r, c in tokens]
+        logits = logits + torch.stack([bias(head, *offset) for offset in offsets])
+        out[i, head] = logits.softmax(0) @ v[:, head]
+    return layer.proj(out.view(1, side, side, -1))
+
+
+def test_full_attention_of_a_larger_grid_has_a_bias_of_rows_and_one_of_columns():
+    torch.manual_seed(0)
+    layer = FullAttention(6, 2, 5).double()
+    for table in (layer.rpb_rows, layer.rpb_columns):
+        torch.nn.init.normal_(table)
+    assert layer.rpb is None and layer.rpb_rows.shape == layer.rpb_columns.shape == (2, 9)
+    x = torch.randn(1, 5, 5, 6, dtype=torch.float64)
+    expected = slow_full(
+        layer,
+        x,
+        lambda head, row, column: layer.rpb_rows[head, row + 4] + layer.rpb_columns[head, column + 4],
+    )
+    assert relative_error(layer(x), expected) < 1e-13
+    assert refusal(layer, torch.zeros(1, 4, 4, 6).double()) == (
+        "full attention got 4 × 4 tokens: give 5 × 5, or use HydraNeighborhoodAttention"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "tables"),
+    [
+        (lambda **how: FullAttention(8, 2, **how), ["rpb"]),
+        (lambda **how: FullAttention(8, 2, 8, **how), ["rpb_rows", "rpb_columns"]),
+        (lambda **how: HydraNeighborhoodAttention(8, parse_partitions("1x3@1,1x3@2"), **how), ["rpb"]),
+        (lambda **how: ShiftedWindowAttention(8, ShiftedWindows(2, 4), **how), ["tables"]),
+    ],
+)
+def test_without_bias_there_is_no_table_and_zero_tables_give_the_same(make, tables):
+    torch.manual_seed(0)
+    plain = make(bias=False)
+    biased = make()
+    weights = plain.state_dict()
+    assert set(weights) == {"qkv.weight", "qkv.bias", "proj.weight", "proj.bias"}
+    biased.load_state_dict(weights, strict=False)
+    x = torch.randn(2, getattr(plain, "side", 8), getattr(plain, "side", 8), 8)
+    with torch.no_grad():
+        for name, parameter in biased.named_parameters():
+            if name.split(".")[0] in tables:
+                parameter.zero_()
+        torch.testing.assert_close(plain(x), biased(x))

@@ -10,17 +10,25 @@ from stylenat.attention.partitions import (
     ShiftedWindows,
     check_fits,
     dilated_levels,
+    far_levels,
     format_levels,
     format_partitions,
+    full_levels,
     head_counts,
+    kernel_levels,
+    local_levels,
+    octave_levels,
     parse_levels,
     parse_partitions,
     published_levels,
     published_partitions,
     pyramid_levels,
+    repeated_levels,
     resolutions,
     split_heads,
     styleswin_levels,
+    two_view_levels,
+    window_levels,
 )
 from stylenat.errors import UserError
 
@@ -148,7 +156,6 @@ def test_full_attention_takes_all_heads(text):
 @pytest.mark.parametrize(
     ("level", "expected"),
     [
-        ((Full(4),), "level 8: full attention got 8 × 8 tokens: give 4 × 4"),
         ((ShiftedWindows(2, 6),), "level 8: windows of 6 × 6 do not fill 8 × 8 tokens: give multiples of 6"),
         ((HeadPartition(1, 3), Full(1)), "level 8: partitions '1x3@1,1xfull': give one or more of heads x"),
         ((), "level 8: partitions '': give one or more of heads x kernel @ dilation"),
@@ -224,4 +231,53 @@ def test_text_of_another_number_of_levels(text):
     assert message(parse_levels, text, HEADS) == (
         f"partitions={text!r} describes {count} levels, expected 3: one for each of 8 … 32, "
         "with '/' between them"
+    )
+
+
+# Rules of the ablation
+
+FOURS = (4, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("levels", "text"),
+    [
+        (local_levels(FOURS, 3), "4xfull/4x3@1/4x3@1/4x3@1"),
+        (two_view_levels(FOURS, 3), "4xfull/2x3@1,2x3@2/2x3@1,2x3@4/2x3@1,2x3@8"),
+        (octave_levels(FOURS, 3), "4xfull/2x3@1,2x3@2/1x3@1,1x3@2,2x3@4/1x3@1,1x3@2,1x3@4,1x3@8"),
+        (far_levels(FOURS, 3), "4xfull/4x3@2/4x3@4/4x3@8"),
+        (kernel_levels(FOURS, (3, 5, 7)), "4xfull/1x3@1,1x5@1,2x7@1/1x3@1,1x5@1,2x7@1/1x3@1,1x5@1,2x7@1"),
+        (window_levels(FOURS, 4), "4xfull/4xswin4/4xswin4/4xswin4"),
+        (full_levels(FOURS), "4xfull/4xfull/4xfull/4xfull"),
+        (
+            repeated_levels(FOURS, (HeadPartition(2, 3), HeadPartition(2, 3, 4))),
+            "4xfull/2x3@1,2x3@2/2x3@1,2x3@4/2x3@1,2x3@4",
+        ),
+    ],
+)
+def test_rules_of_the_ablation(levels, text):
+    assert "/".join(map(format_partitions, levels)) == text
+    for side, level in zip(resolutions(4), levels, strict=True):
+        check_fits(level, side, side)
+
+
+def test_two_views_are_the_published_partitions_at_their_kernel():
+    heads = (16, 16, 16, 16, 16, 8, 4)
+    assert two_view_levels(heads, 7) == published_levels(heads)
+
+
+def test_a_pyramid_keeps_the_local_view_and_the_three_farthest():
+    finest = octave_levels((4,) * 7, 7)[-1]  # 256 × 256: dilations 1, 2, 4, 8, 16, 32
+    assert [part.dilation for part in finest] == [1, 8, 16, 32]
+
+
+def test_what_the_rules_of_the_ablation_refuse():
+    level = parse_partitions("2x3@1,2x3@11")
+    assert message(repeated_levels, FOURS, level).startswith("level 32: kernel k=3 with dilation d=11")
+    assert message(repeated_levels, (2, 2, 2, 2), parse_partitions("4x3@1")) == (
+        "partitions '4x3@1' hold 4 heads, level 8 has 2: make them equal"
+    )
+    assert message(far_levels, FOURS, 9) == "kernel size 9 does not fit 8 × 8 tokens: give at most 7"
+    assert message(check_fits, (Full(4),), 8, 6) == (
+        "full attention got 8 × 6 tokens: give a square, or use HydraNeighborhoodAttention"
     )

@@ -125,7 +125,7 @@ def test_this_clone_s_stamp_is_its_provenance():
     found = results.provenance()
     assert (stamp.commit, stamp.benchmark, stamp.dirty) == (found["commit"], found["commit"], found["dirty"])
     assert (stamp.device, stamp.threads) == (found["device"], found["threads"])
-    assert json.loads(results.to_json(results.Performance()))["base"] == ""
+    assert json.loads(results.to_text(results.Performance()))["base"] == ""
 
 
 def test_a_page_without_a_marker_is_left_alone(clone):

@@ -761,7 +761,7 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
         (["--seeds", "0-3,2"], "seed 2 is given twice"),
         (["--gif", "-1"], "-1 frames"),
         (["--out", "~no-such-user/x"], "home folder is unknown"),
-        (["--psi", "nan"], "psi nan"),
+        (["--psi", "nan"], "psi=nan"),
         (["--gif", "0"], "0 frames"),
         (["--partitions", "1x3@1"], "1 levels"),
         (["--device", "tpu"], "device 'tpu'"),
@@ -817,6 +817,33 @@ def test_the_assumed_rule_is_warned_of_on_one_line(capsys, tmp_path):
     assert main(["sample", str(path), "--seeds", "0", "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
     error = capsys.readouterr().err
     assert error.startswith("warning: ") and "assumed the published rule" in error and error.count("\n") == 1
+
+
+def test_a_generator_without_position_tables_is_loaded_from_runs_and_model_folders(tmp_path):
+    changes = {"position_bias": False, "partitions": "2x3@1/1x3@1,1x3@2/2xfull"}
+    config = get_config("smoke", **changes)
+    torch.manual_seed(0)
+    generator = build_generator(config).eval()
+    assert not [name for name in generator.state_dict() if "rpb" in name]
+    run = Run(tmp_path / "run")
+    run.begin(config)
+    networks = {"generator": generator, "discriminator": build_discriminator(config)}
+    state = {name: network.state_dict() for name, network in networks.items()}
+    run.save(16, generator, state, {"nimg": 16})
+    z = torch.randn(2, config.latent_dim)
+    convert(run.path, tmp_path / "model")
+    for path in (run.path, tmp_path / "model"):
+        torch.testing.assert_close(load_generator(path)(z), generator(z))
+
+
+def test_full_attention_of_every_level_is_recognized_from_tensors_alone(tmp_path):
+    torch.manual_seed(0)
+    generator = StyleNAT((8, 8, 8), [(Full(2),)] * 3, 8, 1).eval()
+    save_tensors(tmp_path / "g.safetensors", generator.state_dict())
+    loaded = load_generator(tmp_path / "g.safetensors")
+    assert loaded.partitions == generator.partitions
+    z = torch.randn(2, 8)
+    torch.testing.assert_close(loaded(z), generator(z))
 
 
 def test_a_copy_beside_snapshots_is_no_snapshot(tmp_path):

@@ -85,7 +85,7 @@ def test_altered_asset_is_refused(tmp_path, monkeypatch):
     images[3, 5, 5, 0] ^= 1
     np.savez(tmp_path / "altered.npz", images=images, names=names)
     monkeypatch.setattr(sources, "NOTO_ASSET", tmp_path / "altered.npz")
-    message = refusal(sources._Bundled)
+    message = refusal(sources.NotoFaces)
     assert "altered.npz is altered" in message and "make_noto_faces.py" in message
 
 

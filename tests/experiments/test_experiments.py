@@ -1,12 +1,14 @@
-"""From a run to its record; the ablation over dilations."""
+"""From a run to its record; cells of the ablation."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 
 from stylenat.attention.partitions import dilated_levels, format_levels, format_partitions
@@ -16,12 +18,13 @@ from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import evaluate
 from stylenat.evaluation.metrics import score_key
 from stylenat.experiments import record as experiment
-from stylenat.experiments.ablation import run_ablation
+from stylenat.experiments.grid import load_grid
 from stylenat.experiments.record import score_run
+from stylenat.experiments.runs import run_cell
 from stylenat.features.networks import NETWORKS
 from stylenat.figures.results import ablation_comparison
 from stylenat.presets import get_config
-from stylenat.reporting.records import load_records, write_record
+from stylenat.reporting.records import load_records, read_record, record_path, write_record
 from stylenat.reporting.tables import build_tables
 from stylenat.training.loop import train
 
@@ -40,17 +43,21 @@ def space(tmp_path_factory):
         flat = np.full((32, 32, 3), rng.integers(256, size=3), np.uint8)
         Image.fromarray(flat).save(folder / "drawn" / f"{i:03}.png")
     (folder / "results").mkdir()
-    header = "system,quantity,dataset,resolution,value,unit,uncertainty,source,note\n"
-    (folder / "results" / "paper.csv").write_text(header + "A,fid,FFHQ,256,2.0,,,somewhere,\n")
+    shutil.copy(ROOT / "results" / "paper.csv", folder / "results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLENAT_WORKSPACE", str(folder))
         TINY["data"] = str(folder / "drawn")
         yield folder
 
 
+def dilated(dilation):
+    """A cell of the grid "smoke" with tiny networks."""
+    return load_grid("smoke").cell(dilation=dilation, overrides=TINY)
+
+
 @pytest.fixture(scope="module")
 def records(space):
-    return {dilation: run_ablation("smoke", dilation, **TINY) for dilation in (2, 1)}
+    return {dilation: run_cell(dilated(dilation))[0] for dilation in (2, 1)}
 
 
 # --- Partitions of the ablation
@@ -83,21 +90,22 @@ def test_an_odd_head_is_a_dilated_one():
     assert format_partitions(dilated_levels(config.level_heads, 2)[1]) == "1x3@1,2x3@2"
 
 
-@pytest.mark.parametrize("dilation", [0, -1, 11, 1000])
+@pytest.mark.parametrize("dilation", [-1, 11, 1000])
 def test_a_dilation_that_does_not_fit_is_refused_before_anything_runs(space, dilation):
     message = rf"^dilation {dilation} with kernel size 3 does not fit 32 × 32 tokens: give 1 to 10$"
     before = sorted(space.rglob("*"))
     with pytest.raises(UserError, match=message):
-        run_ablation("smoke", dilation, **TINY, min_heads=4)
+        dilated(dilation)
     assert sorted(space.rglob("*")) == before
 
 
-def test_partitions_are_the_ablations_to_set():
-    with pytest.raises(UserError, match=r"partitions='2x3@1': the ablation sets them from dilation"):
-        run_ablation("smoke", 2, partitions="2x3@1")
+@pytest.mark.parametrize("name", ["partitions", "variant", "paired"])
+def test_what_the_ablation_sets_is_no_override(name):
+    with pytest.raises(UserError, match=rf"^{name}='x': the ablation sets it; leave it out$"):
+        load_grid("smoke").cell("na", overrides={name: "x"})
 
 
-# --- run_ablation
+# --- run_cell
 
 
 def test_an_ablation_leaves_a_record_with_log_and_samples(space, records):
@@ -106,7 +114,7 @@ def test_an_ablation_leaves_a_record_with_log_and_samples(space, records):
     assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "result.json", "samples.png"]
     stored = json.loads((folder / "result.json").read_text())
     assert stored["preset"] == "smoke" and stored["nimg"] == 8
-    assert stored["config"]["partitions"] == "1x3@1,1x3@2/1x3@1,1x3@2/1x3@1,1x3@2"
+    assert stored["config"]["partitions"] == "2x3@1,2x3@2/2x3@1,2x3@2/2x3@1,2x3@2"
     assert stored["config"]["variant"] == "dilation 2"
     assert [entry["nimg"] for entry in stored["history"]] == [8]
     assert stored["history"][0]["fd_lite0_128_train"] == stored["score"]["values"]["fd_lite0_128_train"]
@@ -120,7 +128,7 @@ def test_ablation_records_differ_from_other_runs_and_from_each_other(records):
     assert [records[dilation].variant for dilation in (1, 2)] == ["dilation 1", "dilation 2"]
     tables = build_tables()
     assert "None recorded" in tables["runs"]
-    assert "| dilation 2 | smoke | 1x3@1,1x3@2 |" in tables["ablation"]
+    assert "| dilation 2 | smoke | 2x3@1,2x3@2 |" in tables["ablation"]
 
 
 def test_variants_differ_in_dilation_alone(records):
@@ -139,8 +147,8 @@ def test_records_make_the_comparison_without_being_read_again(records):
 
 def test_an_ablation_repeated_does_not_train_again(space, records, monkeypatch):
     monkeypatch.setattr("stylenat.training.trainer.Trainer.step", None)  # a step would raise
-    again = run_ablation("smoke", 2, **TINY)
-    assert again.score == records[2].score and again.seconds == records[2].seconds
+    again, _ = run_cell(dilated(2))
+    assert again == read_record(record_path(records[2].run_id)) and again.seconds == records[2].seconds
     assert len(load_records()) == 2
 
 

@@ -15,10 +15,14 @@ from stylenat.attention.partitions import parse_partitions
 from stylenat.evaluation.metrics import ScoreKey, ScoreValue, keys_of
 from stylenat.figures import build, results, style
 from stylenat.figures.samples import sample_grid
+from stylenat.figures.study import human_study
 from stylenat.images import image_grid, save_png
 from stylenat.models.stylenat import StyleNAT
 from stylenat.reporting.records import HistoryEntry, write_record
+from stylenat.reporting.study import Difference, Group
 
+GROUPS = [Group("StyleNAT", 25, 0.3, 0.02), Group("A", 24, 0.2, 0.01), Group("B", 23, 0.29, 0.03)]
+DIFFERENCES = [Difference("B", 0.01, -0.06, 0.08, 0.8), Difference("A", 0.1, 0.06, 0.14, 0.001)]
 PARTITIONS = parse_partitions("3x3@1,2x5@2")
 
 
@@ -58,6 +62,7 @@ def test_the_same_data_give_the_same_bytes(empty_workspace):
         results.bubble_chart,
         lambda: results.receptive_fields(PARTITIONS, 12, 12, {"middle": (6, 6)}),
         lambda: results.ablation_comparison(records),
+        lambda: human_study(GROUPS, DIFFERENCES),
     ]
     for make in makers:
         first = style.to_png(make())
@@ -127,6 +132,20 @@ def test_the_ablation_shows_every_run_and_the_baseline(empty_workspace):
     assert (list(dense), list(dilated), set(baseline)) == ([300, 400], [350], {74.13579})
 
 
+def test_the_human_study_shows_rates_and_differences_in_the_rows_of_their_models():
+    left, right = human_study(GROUPS, DIFFERENCES).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["StyleNAT (25)", "A (24)", "B (23)"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines] == [
+        (0.3, 0),
+        (0.2, 1),
+        (0.29, 2),
+    ]
+    points = [(line.get_xdata()[0], line.get_ydata()[0], line.get_color()) for line in right.lines[:2]]
+    assert points == [(0.01, 2, style.GRAY), (0.1, 1, style.COLORS[0])]  # gray: the interval holds 0
+    bars = [bar.get_segments()[0][:, 0].tolist() for bar in right.collections]
+    assert bars == [[-0.06, 0.08], [0.06, 0.14]]
+
+
 def test_an_ablation_run_may_have_more_scores_than_the_others(empty_workspace):
     """A FID, which has no baseline and only one of the runs: it gets a panel without a line."""
     records = make_ablation(empty_workspace)
@@ -156,7 +175,8 @@ def test_the_bundled_model_adds_its_figures(empty_workspace, monkeypatch):
     assert "truncation.png" not in {path.name for path in build.build_figures()}
     model.mkdir(parents=True)
     assert {path.name for path in build.build_figures()} == {
-        "bubble_chart.png", "receptive_fields.png", "neighbors.png", "truncation.png", "attention_maps.png",
+        "avatars.png", "bubble_chart.png", "human_study.png", "receptive_fields.png", "neighbors.png",
+        "truncation.png", "attention_maps.png",
     }  # fmt: skip
 
 
@@ -166,7 +186,9 @@ def small_generator():
 
 
 def test_all_figures_come_from_results_alone(empty_workspace):
-    assert {path.name for path in build.build_figures()} == {"bubble_chart.png", "receptive_fields.png"}
+    assert {path.name for path in build.build_figures()} == {
+        "avatars.png", "bubble_chart.png", "human_study.png", "receptive_fields.png",
+    }  # fmt: skip
     log, history = make_curves()
     path = write_record(make_record(history=tuple(history)))
     log.to_csv(path.with_name("log.csv"), index=False)
@@ -175,9 +197,10 @@ def test_all_figures_come_from_results_alone(empty_workspace):
     make_ablation(empty_workspace)
     first = {path.name: path.read_bytes() for path in build.build_figures()}
     assert sorted(first) == [
-        "ablation.png",
+        "avatars.png",
         "bubble_chart.png",
         "curves-noto-32.png",
+        "human_study.png",
         "receptive_fields.png",
         "samples-noto-32.png",
     ]

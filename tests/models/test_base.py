@@ -100,7 +100,6 @@ def test_the_partition_decides_the_kind_of_attention(partitions, kind):
 @pytest.mark.parametrize(
     ("partitions", "expected"),
     [
-        ((Full(2),), "level 8: full attention got 8 × 8 tokens"),
         ((ShiftedWindows(2, 16),), "level 8: windows of 16 × 16 do not fill 8 × 8 tokens"),
         ((HeadPartition(2, 3, 3),), "level 8: kernel k=3 with dilation d=3"),
     ],

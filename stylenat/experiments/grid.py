@@ -1,0 +1,287 @@
+"""The ablation's grid as data: arms, contrasts and runs, read from `ablation.yaml`."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stylenat.attention.partitions import (
+    Levels,
+    dilated_levels,
+    far_levels,
+    full_levels,
+    kernel_levels,
+    local_levels,
+    octave_levels,
+    parse_partitions,
+    repeated_levels,
+    two_view_levels,
+    window_levels,
+)
+from stylenat.config import Config
+from stylenat.errors import UserError, unknown
+from stylenat.presets import PRESETS, get_config, run_id
+
+PLAN = Path(__file__).with_name("ablation.yaml")
+MIXED_KERNELS = (3, 5, 7)
+Rule = Callable[[Sequence[int], int], Levels]  # heads of the levels, kernel size → partitions
+
+RULES: dict[str, Rule] = {
+    "windows": lambda heads, kernel: window_levels(heads, kernel + 1),  # even, and as near as can be
+    "local": local_levels,
+    "two-views": two_view_levels,
+    "octaves": octave_levels,
+    "far": far_levels,
+    "kernels": lambda heads, kernel: kernel_levels(heads, MIXED_KERNELS),
+    "full": lambda heads, kernel: full_levels(heads),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An arm of the ablation.
+
+    Attributes:
+        name: as its tables name it.
+        rule: what the heads see.
+        settings: fields of the configuration that it changes besides.
+    """
+
+    name: str
+    rule: Rule
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two arms that are compared: the score of `treatment` minus that of `control`, by seed.
+
+    Attributes:
+        treatment: name of a variant.
+        control: name of a variant.
+        paper: their published FIDs, in this order; None where nothing is published.
+    """
+
+    treatment: str
+    control: str
+    paper: tuple[float, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as "hydra-2 − na"."""
+        return f"{self.treatment} − {self.control}"
+
+    @property
+    def sign(self) -> int:
+        """The sign of the paper's difference: -1, 1, or 0 where nothing is published."""
+        if self.paper is None:
+            return 0
+        return 1 if self.paper[0] > self.paper[1] else -1
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the runs of a grid are scored.
+
+    Attributes:
+        metric: of the primary contrast, "fd-lite0" or "kid-lite0"; the other one is secondary.
+        images: generated images of a score, and real ones that are held out; fewer where fewer are held out.
+        sample_seeds: scores of one snapshot, each of other latents; the same ones in every arm.
+        snapshots: last snapshots of a run whose mean is the run's score.
+    """
+
+    metric: str = "fd-lite0"
+    images: int = 5000
+    sample_seeds: int = 4
+    snapshots: int = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        grid: the grid's name.
+        variant: the arm's name.
+        config: of the run, its seed included.
+        scoring: how it is scored.
+    """
+
+    grid: str
+    variant: str
+    config: Config
+    scoring: Scoring
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, by which arms are paired."""
+        return self.config.seed
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which is also that of what is recorded of the cell."""
+        return run_id(self.config)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that differ in variant and seed alone.
+
+    Attributes:
+        name: of the grid; its folder below `results/ablation`.
+        preset: of all runs.
+        settings: fields of the preset that are replaced in all runs.
+        kernel: kernel size of every rule.
+        variants: the arms.
+        contrasts: what is compared, the primary contrast first; of arms that the grid has.
+        first_seed: of the paired seeds.
+        seeds: paired seeds of an arm.
+        primary_seeds: the same of the primary contrast's arms.
+        scoring: of every run.
+    """
+
+    name: str
+    preset: str
+    settings: Mapping[str, Any]
+    kernel: int
+    variants: tuple[Variant, ...]
+    contrasts: tuple[Contrast, ...]
+    first_seed: int
+    seeds: int
+    primary_seeds: int
+    scoring: Scoring
+
+    @property
+    def primary(self) -> Contrast | None:
+        """The primary contrast; None where the grid lacks its arms."""
+        return self.contrasts[0] if self.contrasts else None
+
+    def seeds_of(self, variant: str) -> range:
+        """The paired seeds of an arm."""
+        primary = self.primary
+        is_primary = primary is not None and variant in (primary.treatment, primary.control)
+        return range(self.first_seed, self.first_seed + (self.primary_seeds if is_primary else self.seeds))
+
+    def cells(self) -> list[Cell]:
+        """Every run, all arms of a seed before those of the next: what is paired is finished together."""
+        found = []
+        for seed in range(self.first_seed, self.first_seed + max(self.seeds, self.primary_seeds)):
+            for variant in self.variants:
+                if seed in self.seeds_of(variant.name):
+                    found.append(self.cell(variant.name, seed=seed))
+        return found
+
+    def variant(self, name: str) -> Variant:
+        """The arm of that name, whether or not the grid runs it.
+
+        Raises:
+            UserError: there is none.
+        """
+        known = {variant.name: variant for variant in all_variants()}
+        if name not in known:
+            raise unknown("variant", name, known)
+        return known[name]
+
+    def cell(
+        self,
+        variant: str = "",
+        *,
+        dilation: int = 0,
+        partitions: str = "",
+        seed: int | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Cell:
+        """One cell, whether or not the grid holds it; it changes one thing.
+
+        Args:
+            variant: name of an arm.
+            dilation: instead: half the heads local, half at this dilation, or at the largest that fits.
+            partitions: instead: one level's, such as "2x3@1,2x3@4", for all; dilations are shortened to fit.
+            seed: of the run; default: the grid's first.
+            overrides: fields to replace, as of `get_config`; a seed among them comes first.
+
+        Raises:
+            UserError: none or several of the first three, an unknown variant, partitions that do not fit,
+                overrides of what the ablation sets, and as of `get_config`.
+        """
+        replaced = dict(overrides or {})
+        for name in ("partitions", "variant", "paired"):
+            if name in replaced:
+                raise UserError(f"{name}={replaced[name]!r}: the ablation sets it; leave it out")
+        given = {"variant": variant, "dilation": dilation, "partitions": partitions}
+        chosen = [f"{name}={value!r}" for name, value in given.items() if value]
+        if len(chosen) != 1:
+            what = " and ".join(chosen) or "nothing"
+            raise UserError(
+                f"a cell changes one thing, and {what} is given: give variant, dilation or partitions"
+            )
+        arm = self.variant(variant) if variant else _custom(dilation, partitions)
+        number = self.first_seed if seed is None else seed
+        settings = {**self.settings, "seed": number, **replaced, **arm.settings, "paired": True}
+        # Only its heads are used: the published rule fits whatever widths the settings give.
+        heads = get_config(self.preset, **settings, partitions="").level_heads
+        levels = arm.rule(heads, self.kernel)
+        config = get_config(self.preset, **settings, partitions=levels, variant=arm.name)
+        return Cell(self.name, arm.name, config, self.scoring)
+
+
+def _custom(dilation: int, partitions: str) -> Variant:
+    """The arm of a dilation or of partitions that a user gave."""
+    if dilation:
+        return Variant(f"dilation {dilation}", lambda heads, kernel: dilated_levels(heads, dilation, kernel))
+    level = parse_partitions(partitions)
+    return Variant(f"partitions {partitions}", lambda heads, kernel: repeated_levels(heads, level))
+
+
+@functools.cache
+def _plan() -> dict[str, Any]:
+    return yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+
+
+def all_variants() -> tuple[Variant, ...]:
+    """Every arm that the plan defines."""
+    found = []
+    for name, entry in _plan()["variants"].items():
+        settings = {key: value for key, value in entry.items() if key != "rule"}
+        found.append(Variant(name, RULES[entry["rule"]], settings))
+    return tuple(found)
+
+
+def grid_names() -> list[str]:
+    """Names of the grids, in the plan's order."""
+    return list(_plan()["grids"])
+
+
+def load_grid(name: str) -> Grid:
+    """The grid of a name; that of a preset has its runs as they are, with kernel size 3 and two arms.
+
+    Raises:
+        UserError: there is no such grid or preset.
+    """
+    grids = _plan()["grids"]
+    if name in grids:
+        entry = dict(grids[name])
+    elif name in PRESETS:
+        entry = {**grids["smoke"], "preset": name, "settings": {}, "score": {"snapshots": 1}}
+    else:
+        raise unknown("grid", name, [*grids, *PRESETS])
+    names = entry.pop("variants")
+    variants = tuple(variant for variant in all_variants() if variant.name in names)
+    contrasts = []
+    for contrast in _plan()["contrasts"]:
+        if {contrast["treatment"], contrast["control"]} <= set(names):
+            paper = contrast.get("paper")
+            pair = tuple(paper) if paper else None
+            contrasts.append(Contrast(contrast["treatment"], contrast["control"], pair))
+    return Grid(
+        name=name,
+        variants=variants,
+        contrasts=tuple(contrasts),
+        scoring=Scoring(**entry.pop("score")),
+        first_seed=entry.pop("first_seed", 0),
+        primary_seeds=entry.pop("primary_seeds", entry["seeds"]),
+        **entry,
+    )
