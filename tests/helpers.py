@@ -76,6 +76,7 @@ class Painter(nn.Module):
     latent_dim = 48
     resolution = 32
     mean_style = None
+    has_style_space = True
     device = property(lambda self: self.spread.device)
     dtype = property(lambda self: self.spread.dtype)
 

@@ -26,7 +26,7 @@ from stylenat.figures.ablation import ArmViews, Rung, arm_samples, arm_views, la
 from stylenat.figures.attention import head_parts
 from stylenat.figures.results import recorded_samples
 from stylenat.figures.style import save
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import workspace
 from stylenat.reporting import markdown
 from stylenat.reporting.records import RunRecord, read_csv, read_record, record_path
 
@@ -295,9 +295,7 @@ def update_pages() -> None:
         UserError: a page without its markers, or damaged records.
     """
     analyses = recorded_grids()
-    readme = workspace("README.md")
-    text = readme.read_text(encoding="utf-8")
-    write_atomically(readme, markdown.replace_block(text, "ablation", readme_block(analyses)))
+    markdown.fill_blocks(workspace("README.md"), {"ablation": readme_block(analyses)})
     page = workspace("docs", "ablation.md")
     if page.is_file():  # a workspace that is no clone has none
         markdown.rewrite_blocks(

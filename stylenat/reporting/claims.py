@@ -212,15 +212,24 @@ SETTINGS = (
     Setting(Key("HiT-L", "parameters"), "hit-l", "inferred"),
     Setting(Key("HiT-B", "parameters"), "hit-b"),
 )
+CLASS_EMBEDDING = 320_000  # in StyleGAN-XL's published networks; without use for faces, so not built here
+EMBEDDING_NOTE = (
+    f"StyleGAN-XL's counts hold, as published, {CLASS_EMBEDDING:,} parameters of a class embedding that "
+    "faces have no use for; the presets do not build it.\n"
+)
 
 
 @functools.cache
 def counted_parameters(preset: str) -> int | None:
-    """Parameters of a preset's generator, counted in the network; None where there is no such preset."""
+    """Parameters of a preset's generator, counted in the network; None where there is no such preset.
+
+    StyleGAN-XL's are those of the published network, with `CLASS_EMBEDDING`.
+    """
     if preset not in PRESETS:
         return None
     with torch.device("meta"):
-        return count_parameters(build_generator(preset))
+        count = count_parameters(build_generator(preset))
+    return count + (CLASS_EMBEDDING if PRESETS[preset].generator == "stylegan-xl" else 0)
 
 
 # Verdicts
@@ -364,7 +373,7 @@ def parameters_table(numbers: PublishedNumbers) -> str:
             verdict = f"{Verdict.UNCHECKED}: it takes its generator in this repository"
             rows.append([key.system, key.resolution, shown, "–", "–", verdict])
     head = ["generator", "resolution", "published (M)", "counted here", "preset", "verdict"]
-    return markdown.table(head, rows, text_columns=(0, 4, 5)) + "\n"
+    return markdown.table(head, rows, text_columns=(0, 4, 5)) + f"\n\n{EMBEDDING_NOTE}"
 
 
 def _size_verdict(setting: Setting, number: PublishedNumber | None) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from stylenat.attention.partitions import resolutions
-from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import workspace, write_atomically
 from stylenat.reporting import markdown, study
@@ -305,18 +304,10 @@ def update_readme(path: Path | None = None) -> None:
         UserError: as of `build_tables`; markers are missing, doubled or in the wrong order.
     """
     readme = path or workspace("README.md")
-    readme = path or workspace("README.md")
-    page = readme.read_text(encoding="utf-8")
-    try:
-        for name in ("results", "claims"):  # a page without markers shows before anything is written
-            markdown.replace_block(page, name, "")
-    except UserError as error:
-        raise UserError(f"{readme.name}: {error}") from None
+    markdown.check_blocks(readme, ("results", "claims"))  # before anything is written
     tables = build_tables()
     bodies = {
         "results": "\n".join(tables[name] for name in ("runs", "published")),
         "claims": tables["readme-claims"],
     }
-    for name, body in bodies.items():  # the block of the ablation has its own function, upstairs
-        page = markdown.replace_block(page, name, body)
-    write_atomically(readme, page)
+    markdown.fill_blocks(readme, bodies)

@@ -120,8 +120,10 @@ def test_a_result_agrees_to_the_printed_digits_or_within_the_uncertainty(text, u
 
 
 def test_counts_are_of_the_networks_themselves():
-    found = [claims.counted_parameters(name) for name in ("ffhq-256", "styleswin-256", "no-such-preset")]
-    assert found == [48_921_000, 48_929_512, None]
+    counts = {"ffhq-256": 48_921_000, "styleswin-256": 48_929_512, "hit-l": 97_462_214, **XL}
+    for name, count in counts.items():
+        assert claims.counted_parameters(name) == count
+    assert claims.counted_parameters("no-such-preset") is None
 
 
 def test_parameters_as_published_and_as_counted(numbers):
