@@ -418,10 +418,10 @@ def test_evaluate_tables_figures(capsys, run, room):
     assert run.name in readme and readme.endswith(f"{END}\n\nThe end.\n")
     named = output_of(capsys, "figures").split()
     expected = (
-        "avatars",
         "bubble_chart",
         "human_study",
         "receptive_fields",
+        "avatars",
         f"curves-{run.name}",
         f"samples-{run.name}",
     )

@@ -35,15 +35,16 @@ def neighborhood_attention(
         partitions: with `heads` heads together.
         bias: for each partition a relative position table `(heads_p, 2k-1, 2k-1)` or None; None for no bias.
         scale: factor on q; `head_dim ** -0.5` unless given.
-        backend: "tiled" (any device), "reference" (slow), "flex" (FlexAttention; trains on GPUs only),
-            "natten" (without bias), or "auto": the fastest one here that agrees with "tiled".
+        backend: "tiled" (any device), "fused" (CPUs, needs Numba), "reference" (slow), "flex"
+            (FlexAttention; trains on GPUs only), "natten" (without bias), or "auto": "fused" where it agrees
+            with "tiled", else the fastest one here that does.
 
     Returns:
         `(B, H, W, heads, head_dim)`.
 
     Raises:
         UserError: unknown backend, shapes that disagree with the partitions, a window larger than the grid, a
-            fused backend under `torch.func` or forward-mode differentiation.
+            backend that has no such rules under `torch.func` or forward-mode differentiation.
     """
     if backend not in ("auto", *BACKENDS):
         raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
