@@ -5,7 +5,13 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from stylenat.attention.dispatch import BACKENDS, choose
-from stylenat.attention.partitions import HeadPartition, check_fits, count_heads, format_partitions
+from stylenat.attention.partitions import (
+    HeadPartition,
+    check_fits,
+    check_partitions,
+    count_heads,
+    format_partitions,
+)
 from stylenat.attention.transforms import sizes, transformed
 from stylenat.errors import UserError
 
@@ -42,11 +48,13 @@ def neighborhood_attention(
     """
     if backend not in ("auto", *BACKENDS):
         raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
+    check_partitions(partitions)
     parts = tuple(partitions)
     tables = [None] * len(parts) if bias is None else list(bias)
-    factor = sizes(q)[-1] ** -0.5 if scale is None else scale
+    _check_kinds(q, k, v, tables)
     _check_shapes(q, k, v, parts, tables)
     check_fits(parts, *sizes(q)[1:3])
+    factor = sizes(q)[-1] ** -0.5 if scale is None else scale
     name = choose(q, k, v, parts, tables, factor) if backend == "auto" else backend
     if transformed() and not BACKENDS[name].transforms:
         raise UserError(
@@ -54,6 +62,19 @@ def neighborhood_attention(
             "auto, tiled or reference"
         )
     return BACKENDS[name].attend(q, k, v, parts, tables, factor)
+
+
+def _check_kinds(q: Tensor, k: Tensor, v: Tensor, bias: Sequence[Tensor | None]) -> None:
+    tables = [table for table in bias if table is not None]
+    for x in (q, k, v, *tables):
+        if not isinstance(x, Tensor):
+            raise UserError(f"attention of {type(x).__name__}: give tensors q, k, v and bias")
+        if not x.is_floating_point():
+            raise UserError(f"attention of {x.dtype}: give tensors of a floating type, such as q.float()")
+        if x.device != q.device:
+            raise UserError(f"attention of tensors on {q.device} and {x.device}: move all to one device")
+    if not q.dtype == k.dtype == v.dtype:
+        raise UserError(f"q, k, v of {q.dtype}, {k.dtype} and {v.dtype}: give all three of one type")
 
 
 def _check_shapes(

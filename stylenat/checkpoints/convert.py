@@ -1,6 +1,5 @@
 """A checkpoint as a model folder (safetensors, `model.json`, a model card) or as a published `.pt`."""
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,8 @@ from stylenat.checkpoints.tensors import Tensors, check_finite, save_tensors
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, count_parameters
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import expand, to_json, write_atomically
-from stylenat.reporting.records import read_record, record_path
+from stylenat.paths import expand, sha256, to_json, write_atomically
+from stylenat.reporting.records import is_run_id, read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
 RECORDED = ("score", "dataset", "minutes", "device", "commit")  # what a model takes from its run's record
@@ -69,11 +68,11 @@ def convert(
         return path
     if generator.has_style_space:
         networks["g_ema"]["mean_style"] = mean_style(generator)
+    facts, card = _describe(checkpoint, generator, networks)
+    text = to_json(facts, indent=1, ensure_ascii=False) + "\n"
     for name, tensors in networks.items():
         save_tensors(path / f"{name}.safetensors", tensors)
-    facts = _facts(checkpoint, generator, networks)
-    write_atomically(path / "README.md", model_card(facts))
-    text = to_json(facts, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path / "README.md", card)
     write_atomically(path / MODEL_FILE, text)  # last: now it is a model
     return path
 
@@ -87,6 +86,24 @@ def _check_target(path: Path, as_pt: bool) -> None:
         raise UserError(f"{path} exists already and is no model folder: give a new one")
 
 
+def _describe(
+    checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, Tensors]
+) -> tuple[dict[str, Any], str]:
+    """What `model.json` holds, and the model card.
+
+    Raises:
+        UserError: the source's own `model.json` has entries of another form.
+    """
+    try:
+        facts = _facts(checkpoint, generator, networks)
+        return facts, model_card(facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{checkpoint.path}: {MODEL_FILE} has entries of another form ({error}): convert the model from "
+            "its source again"
+        ) from None
+
+
 def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, Tensors]) -> dict[str, Any]:
     """What `model.json` holds: all that is known of a model.
 
@@ -97,14 +114,15 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
     """
     known = {key: value for key, value in checkpoint.facts.items() if key not in ("partitions", "files")}
     config = known.get("config", {})
-    path = record_path(str(known.get("source")))
-    if config and path.is_file():
-        record = read_record(path)
+    source = str(known.get("source"))
+    if config and is_run_id(source) and record_path(source).is_file():
+        record = read_record(record_path(source))
         if record.nimg == known["nimg"] and record.config == config:
             recorded = record.to_dict()
             known |= {name: recorded[name] for name in RECORDED if name in recorded}
     if checkpoint.path.is_file():
-        known.setdefault("source_sha256", _sha256(checkpoint.path))
+        with checkpoint.path.open("rb") as file:
+            known.setdefault("source_sha256", sha256(file))
     if isinstance(generator, StyleNAT):
         own: dict[str, Any] = {"partitions": [format_partitions(level) for level in generator.partitions]}
     else:
@@ -129,11 +147,3 @@ def _precision(tensors: Tensors) -> str:
         if name != "mean_style" and tensor.is_floating_point():
             kinds.append(tensor.dtype)
     return str(kinds[0]).removeprefix("torch.")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

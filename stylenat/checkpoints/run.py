@@ -16,7 +16,7 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import ScoreKey, ScoreValues, values_to_dict
 from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
-from stylenat.paths import find_path, from_json, to_json, workspace, write_atomically
+from stylenat.paths import find_path, from_json, read_json, to_json, workspace, write_atomically
 
 # Chooses the best generator of a run: unbiased, and no copy scores well.
 BEST = ScoreKey("kid-lite0", "kid", "heldout")
@@ -25,6 +25,7 @@ DATASET = "dataset.json"
 SCORES = "scores.jsonl"
 LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
+INFO = {"nimg", "seconds", "peak_memory_bytes", "provenance"}  # what is known of every training state
 Line = dict[str, Any]
 State = Mapping[str, Mapping[str, Tensor]]
 
@@ -83,7 +84,7 @@ class Run:
         fields = _read_json(path)
         try:
             return Config.from_dict(fields)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, UserError) as error:
             raise UserError(f"{path} is no configuration ({error}): restore it or train anew") from None
 
     def begin(self, config: Config) -> None:
@@ -165,7 +166,7 @@ class Run:
         """The nimg of every snapshot, in order."""
         states = self._states()
         newest = int(states[-1].name) if states else 0  # a stop between the two writes leaves one too many
-        found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
+        found = [int(path.stem) for path in _numbered(self.path / "generators", ".safetensors")]
         return sorted(nimg for nimg in found if nimg <= newest)
 
     def last_snapshot(self) -> int:
@@ -233,7 +234,13 @@ class Run:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        return _read_json(self.state_path() / "info.json")
+        path = self.state_path() / "info.json"
+        info = _read_json(path)
+        if not isinstance(info, dict) or not info.keys() >= INFO:
+            raise UserError(
+                f"{path} is damaged (it lacks {', '.join(sorted(INFO))}): restore it or delete {path.parent}"
+            )
+        return info
 
     def state_path(self) -> Path:
         """Folder of the newest training state.
@@ -247,7 +254,7 @@ class Run:
         return states[-1]
 
     def _states(self) -> list[Path]:
-        return sorted((self.path / "state").glob("[0-9]*"))
+        return _numbered(self.path / "state")
 
     # The training log
 
@@ -305,16 +312,27 @@ class Run:
         if not path.is_file():
             return []
         try:
-            return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
+        for number, line in enumerate(lines, start=1):
+            if not isinstance(line, dict) or "nimg" not in line:
+                raise UserError(f"{path} is damaged (line {number} has no nimg): delete the broken line")
+        return lines
 
     def _write_lines(self, name: str, lines: list[Line]) -> None:
         write_atomically(self.path / name, "".join(to_json(line) + "\n" for line in lines))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _numbered(folder: Path, suffix: str = "") -> list[Path]:
+    """What a folder holds under names of digits, in order; a copy beside it, "… (copy)", is none of it."""
+    return sorted(
+        path for path in folder.glob(f"[0-9]*{suffix}") if path.name.removesuffix(suffix).isdecimal()
+    )
+
+
+def _read_json(path: Path) -> Any:
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None

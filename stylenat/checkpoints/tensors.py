@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stylenat.errors import UserError
-from stylenat.paths import write_atomically
+from stylenat.paths import is_stream, write_atomically
 
 # What wrappers call the network that they hold; none of our modules has such a name.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -54,12 +54,15 @@ def load_tensors(path: Path) -> Tensors:
 
 def _read_tensors(path: Path) -> Tensors:
     try:
+        if is_stream(path):
+            raise ValueError("a pipe or a device")
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist: give a file that training wrote") from None
     except Exception as error:
         raise UserError(
-            f"checkpoint {path} can't be read ({error}): delete its snapshot and resume from an older one"
+            f"checkpoint {path} can't be read ({error}): get it again, or delete the snapshot that it is of "
+            "and resume from an older one"
         ) from error
 
 

@@ -56,6 +56,7 @@ def score_run(
     """
     torch_device = pick_device(device)
     run.generator()  # raises where there is no snapshot
+    info = run.info()
     config = run.config
     log = pd.DataFrame(run.log())
     snapshots = run.snapshots() if history else run.snapshots()[-1:]
@@ -74,7 +75,6 @@ def score_run(
         entries.append(HistoryEntry(nimg, elapsed[nimg], score.values))
     memorization, _ = nearest_training_images(generator, dataset)
 
-    info = run.info()
     record = RunRecord(
         run_id=run.id,
         preset=config.preset,

@@ -28,7 +28,7 @@ from stylenat.figures.results import recorded_samples
 from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.reporting import markdown
-from stylenat.reporting.records import RunRecord, read_record, record_path
+from stylenat.reporting.records import RunRecord, read_csv, read_record, record_path
 
 PLANNED = "avatars-32"  # whose arms docs/ablation.md shows
 SMOKE = "smoke"  # shows that it runs: never among the results
@@ -120,7 +120,7 @@ def cell_table(cells: Sequence[Cell]) -> pd.DataFrame:
 def cost_table(grid: str) -> pd.DataFrame | None:
     """What each arm costs, measured in one run; None where it was not."""
     path = grid_folder(grid) / COSTS
-    return pd.read_csv(path) if path.is_file() else None
+    return read_csv(path) if path.is_file() else None
 
 
 def to_markdown(table: pd.DataFrame) -> str:

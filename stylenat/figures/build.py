@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from stylenat.checkpoints.load import load_generator
@@ -23,7 +22,7 @@ from stylenat.figures.style import save
 from stylenat.paths import workspace
 from stylenat.presets import get_config
 from stylenat.reporting.paper import published_numbers
-from stylenat.reporting.records import RunRecord, load_records
+from stylenat.reporting.records import RunRecord, load_records, read_log
 from stylenat.reporting.study import differences, published_groups
 
 
@@ -31,8 +30,13 @@ def build_figures() -> list[Path]:
     """Write every figure, and return their paths.
 
     Raises:
-        UserError: a broken record, a damaged bundled model, or a paper.csv that lacks a number.
+        UserError: a broken record, log or image of a run, a damaged bundled model, or a paper.csv that lacks
+            a number.
     """
+    records = load_records()
+    for record in records:  # what is damaged shows before anything is written
+        read_log(record.run_id)
+        recorded_samples(record)
     avatars = open_dataset(AVATARS, 64, "heldout").stack(range(32))
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
@@ -46,7 +50,6 @@ def build_figures() -> list[Path]:
     model = workspace("results", "runs", "noto-32-long", "model")
     if model.is_dir():
         paths += _model_figures(model)
-    records = load_records()
     for record in records:
         if not record.variant:
             paths += _run_figures(record)
@@ -69,9 +72,9 @@ def _model_figures(model: Path) -> list[Path]:
 def _run_figures(record: RunRecord) -> list[Path]:
     """A run's curves and samples, as far as they are recorded."""
     paths = []
-    log = record.folder() / "log.csv"
-    if log.is_file():
-        curves = training_curves(pd.read_csv(log), record.history)
+    log = read_log(record.run_id)
+    if log is not None:
+        curves = training_curves(log, record.history)
         paths.append(save(curves, f"curves-{record.run_id}"))
     samples = recorded_samples(record)
     if samples is not None:

@@ -193,7 +193,12 @@ def _draw_field(axes: Axes, index: np.ndarray, query: tuple[int, int], partition
 def recorded_samples(record: RunRecord) -> np.ndarray | None:
     """The run's committed samples as `(H, W, 3)` uint8, or None where it has none."""
     path = record.folder() / "samples.png"
-    return np.asarray(Image.open(path).convert("RGB")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise a dozen kinds
+        raise UserError(f"{path} is no readable image ({error}): restore it from git") from None
 
 
 def ablation_comparison(records: Sequence[RunRecord]) -> Figure:

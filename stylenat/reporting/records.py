@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stylenat.errors import UserError
+import pandas as pd
+
+from stylenat.errors import UserError, check_fields
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
-from stylenat.paths import from_json, to_json, workspace, write_atomically
+from stylenat.paths import from_json, read_json, to_json, workspace, write_atomically
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class HistoryEntry:
             UserError: a score of an unknown name.
         """
         scores = {name: value for name, value in entry.items() if name not in ("nimg", "seconds")}
-        return cls(entry["nimg"], entry["seconds"], values_from_dict(scores))
+        made = cls(entry["nimg"], entry["seconds"], values_from_dict(scores))
+        check_fields(made)
+        return made
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,9 @@ class RunRecord:
         """Undo `to_dict`; records of version 0.1 are read, too.
 
         Raises:
-            UserError: an entry or a score of an unknown name.
+            UserError: an entry or a score of an unknown name, or a value of another type.
             KeyError: a required entry is missing.
+            TypeError: one that is no mapping where it should be.
         """
         modern = _modernize(entries)
         unknown_names = modern.keys() - {entry.name for entry in fields(cls)}
@@ -170,7 +175,11 @@ class RunRecord:
             typed["memorization"] = CopyShare(**modern["memorization"])
         if "attention" in modern:
             typed["attention"] = tuple(modern["attention"])
-        return cls(**modern | typed)
+        made = cls(**modern | typed)
+        for part in (made, made.dataset, made.parameters, made.memorization):
+            if part is not None:
+                check_fields(part)
+        return made
 
 
 # What every record holds; the rest has a default.
@@ -220,6 +229,11 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.10g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
+def is_run_id(text: str) -> bool:
+    """Whether a run may have that name, which is its folder's: it leads to no other place."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text) is not None
+
+
 def record_path(run_id: str) -> Path:
     """The file of a run's record, `results/runs/<run id>/result.json`."""
     return workspace("results", "runs", run_id, "result.json")
@@ -234,7 +248,7 @@ def write_record(record: RunRecord) -> Path:
     Raises:
         UserError: a run id unfit for a folder's name, or a value that JSON cannot hold.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", record.run_id):
+    if not is_run_id(record.run_id):
         raise UserError(f"run id {record.run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
     try:
         text = to_json(_plain(record.to_dict()), sort_keys=True, indent=2, ensure_ascii=False)
@@ -253,7 +267,7 @@ def read_record(path: Path) -> RunRecord:
     """
     where = path.relative_to(workspace()).as_posix()
     try:
-        entries = from_json(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except ValueError as error:
         raise UserError(f"{where} is no valid JSON ({error}): restore it from git or run again") from None
     if not isinstance(entries, dict):
@@ -266,11 +280,46 @@ def read_record(path: Path) -> RunRecord:
     try:
         return RunRecord.from_dict(entries)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}; restore it from git or score the run again") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{where} has entries of another form ({error}): restore it from git or score the run again"
         ) from None
+
+
+def read_csv(path: Path, columns: Collection[str] = (), **options: Any) -> pd.DataFrame:
+    """A table of `results/`.
+
+    Args:
+        path: of the file.
+        columns: that it has to have.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        OSError: there is none.
+        UserError: it is no CSV with these columns; names it.
+    """
+    try:
+        table = pd.read_csv(path, **options)
+    except (ValueError, pd.errors.ParserError) as error:  # an empty one, no UTF-8, text for a number
+        raise UserError(f"{path} can't be read ({error}): restore it from git") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}: restore it from git")
+    return table
+
+
+def read_log(run_id: str) -> pd.DataFrame | None:
+    """A recorded run's training log, or None where it has none.
+
+    Raises:
+        UserError: as of `read_csv`.
+    """
+    path = record_path(run_id).with_name("log.csv")
+    if not path.is_file():
+        return None
+    numbers = dict.fromkeys(("nimg", "loss_g", "loss_d"), float)
+    return read_csv(path, numbers, dtype=numbers)
 
 
 def load_records() -> list[RunRecord]:

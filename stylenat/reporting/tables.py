@@ -303,9 +303,11 @@ def update_readme(path: Path | None = None) -> None:
     Raises:
         UserError: as of `build_tables`; markers are missing, doubled or in the wrong order.
     """
+    readme = path or workspace("README.md")
+    markdown.check_blocks(readme, ("results", "claims"))  # before anything is written
     tables = build_tables()
     bodies = {
         "results": "\n".join(tables[name] for name in ("runs", "published")),
         "claims": tables["readme-claims"],
     }
-    markdown.fill_blocks(path or workspace("README.md"), bodies)
+    markdown.fill_blocks(readme, bodies)
