@@ -25,7 +25,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(if $(call recent,$(found)),,$(refuse))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,fused,test]'
 	command -v nvcc >/dev/null || $(MAKE) natten || echo "NATTEN did not build: its attention backend is left out"
 	touch $@
 

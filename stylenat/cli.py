@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylenat.config import parse_overrides
-from stylenat.errors import Stopped, UserError, check_number
+from stylenat.errors import Stopped, UserError, check_number, one_line
 from stylenat.paths import check_writable, expand, find_path, to_json, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
@@ -53,10 +53,19 @@ class _Command(click.Command):
         repeatable = [option.opts[0] for option in options if option.multiple]
         try:
             _check_values(args, with_value)
-            return super().parse_args(ctx, _repeat_options(args, repeatable))
+            rest = super().parse_args(ctx, _repeat_options(args, repeatable))
+            self._check_empty(ctx)
+            return rest
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click leaves it out where a value is missing
             raise
+
+    def _check_empty(self, ctx: click.Context) -> None:
+        """Refuse empty words: what a shell makes of a variable that is not set would count as not given."""
+        for param in self.params:
+            value = ctx.params[param.name] if param.name else None
+            if "" in (value if isinstance(value, tuple) else (value,)):
+                raise click.BadParameter("it is empty, give a value", ctx, param)
 
 
 class _Group(click.Group):
@@ -450,13 +459,13 @@ def _terminable() -> Iterator[None]:
 
 def _refuse(message: str) -> int:
     """Print a mistake as one line and return its exit code, 2."""
-    print(f"stylenat: {message}", file=sys.stderr)
+    print(f"stylenat: {one_line(message)}", file=sys.stderr)
     return 2
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, without the place in the code; stands in for `warnings.showwarning`."""
-    print(f"warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
+    print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _describe_usage_error(error: click.UsageError) -> str:
@@ -558,10 +567,9 @@ def _parse_batches(text: str) -> tuple[int, ...]:
     Raises:
         UserError: the text is not made of whole numbers.
     """
-    try:
-        return tuple(map(int, text.split(",")))
-    except ValueError:
-        raise UserError(f"batches {text!r}: write numbers with commas between, such as 1,4,16") from None
+    if not re.fullmatch(r"\s*-?\d{1,18}\s*(,\s*-?\d{1,18}\s*)*", text, re.ASCII):
+        raise UserError(f"batches {text!r}: write numbers with commas between, such as 1,4,16")
+    return tuple(map(int, text.split(",")))
 
 
 # What `evaluate` needs

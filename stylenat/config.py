@@ -11,13 +11,14 @@ from typing import Annotated, Any, get_type_hints
 from stylenat.attention.partitions import (
     Levels,
     check_fits,
+    check_levels,
     count_heads,
     format_levels,
     head_counts,
     parse_levels,
     resolutions,
 )
-from stylenat.errors import UserError, check_number
+from stylenat.errors import UserError, check_fields, check_number
 from stylenat.paths import from_json, to_json
 from stylenat.stages import HiTStage, SynthesisStage, check_hit, check_stylegan_xl, hit_resolutions
 
@@ -36,6 +37,8 @@ class Allowed:
 
 
 ABOVE_0 = Allowed(lambda value: value > 0, "above 0")
+COUNT = Allowed(lambda value: 0 < value < 2**63, "above 0 and below 2**63")
+BATCH = Allowed(lambda value: 0 < value <= 2**16, "above 0, at most 65536")
 NOT_BELOW_0 = Allowed(lambda value: value >= 0, "0 or more")
 SHARE = Allowed(lambda value: 0 <= value <= 1, "from 0 to 1")
 BETA = Allowed(lambda value: 0 <= value < 1, "from 0 to below 1")
@@ -43,6 +46,8 @@ SEED = Allowed(lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1")
 WIDTHS = Allowed(
     lambda value: all(type(width) is int and width > 0 for width in value), "whole numbers above 0"
 )
+NOT_EMPTY = Allowed(lambda value: value != "", "a folder, a zip or the name of a bundled dataset")
+MOST_PARAMETERS = 2 * 10**9  # of a network's part: more is a mistake, and would fill the memory
 # Whose generator: a value of `Config.generator`, with the settings that it has no use for.
 GENERATORS = {
     "stylenat": ("stages", "style_dim"),
@@ -134,28 +139,28 @@ class Config:
     """
 
     preset: str
-    data: str
+    data: Annotated[str, NOT_EMPTY]
     resolution: int
     widths: Annotated[tuple[int, ...], WIDTHS]
     discriminator_widths: Annotated[tuple[int, ...], WIDTHS]
-    nimg: Annotated[int, ABOVE_0]
-    batch_size: Annotated[int, ABOVE_0] = 64
-    head_dim: Annotated[int, ABOVE_0] = 32
-    min_heads: Annotated[int, ABOVE_0] = 4
-    latent_dim: Annotated[int, ABOVE_0] = 512
-    mapping_depth: Annotated[int, ABOVE_0] = 8
+    nimg: Annotated[int, COUNT]
+    batch_size: Annotated[int, BATCH] = 64
+    head_dim: Annotated[int, COUNT] = 32
+    min_heads: Annotated[int, COUNT] = 4
+    latent_dim: Annotated[int, COUNT] = 512
+    mapping_depth: Annotated[int, COUNT] = 8
     partitions: Levels = ()
     generator_lr: Annotated[float, ABOVE_0] = 5e-5
     discriminator_lr: Annotated[float, ABOVE_0] = 2e-4
     adam_beta2: Annotated[float, BETA] = 0.99
     decay_start: Annotated[float, SHARE] = 0.775
     r1_gamma: Annotated[float, NOT_BELOW_0] = 10.0
-    r1_interval: Annotated[int, ABOVE_0] = 16
+    r1_interval: Annotated[int, COUNT] = 16
     bcr_weight: Annotated[float, NOT_BELOW_0] = 10.0
     diffaugment: bool = False
     clip_norm: Annotated[float, ABOVE_0] = 5.0
-    ema_half_life: Annotated[int, ABOVE_0] = 20_000
-    snapshot: Annotated[int, ABOVE_0] = 1_000_000
+    ema_half_life: Annotated[int, COUNT] = 20_000
+    snapshot: Annotated[int, COUNT] = 1_000_000
     seed: Annotated[int, SEED] = 0
     variant: str = ""
     position_bias: bool = True
@@ -165,13 +170,15 @@ class Config:
     stages: tuple[tuple[int, ...], ...] = ()
     style_dim: Annotated[int, NOT_BELOW_0] = 0
     checkpoint_levels: tuple[int, ...] = ()
-    accumulate: Annotated[int, ABOVE_0] = 1
+    accumulate: Annotated[int, COUNT] = 1
     compile: bool = False
     cost: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         self._check_types()
+        check_fields(self, without=["partitions"])  # which may be text, too
         self._check_ranges()
+        self._check_size()
         self._check_batches()
         self._check_unused()
         if self.generator == "stylenat":
@@ -203,6 +210,25 @@ class Config:
                 check_number(name, value)
             if not allowed.holds(value):
                 raise UserError(f"{name}={value!r} must be {allowed.words}")
+
+    def _check_size(self) -> None:
+        """Refuse networks that no machine holds, roughly: by their matrices alone."""
+        counts = {
+            f"latent_dim={self.latent_dim} and mapping_depth={self.mapping_depth}": (
+                self.mapping_depth * self.latent_dim**2
+            ),
+            f"widths={self.widths}": sum(
+                24 * width**2 + 8 * width * self.latent_dim for width in self.widths
+            ),
+            f"discriminator_widths={self.discriminator_widths}": sum(
+                18 * width**2 for width in self.discriminator_widths
+            ),
+        }
+        for settings, count in counts.items():
+            if count > MOST_PARAMETERS:
+                raise UserError(
+                    f"{settings} make over {MOST_PARAMETERS:,} parameters, {count:.1e}: take smaller numbers"
+                )
 
     def _check_batches(self) -> None:
         if self.batch_size > 4 and self.batch_size % 4:
@@ -259,9 +285,12 @@ class Config:
         if self.resolution != finest:
             what = f"{len(sides)} {'widths' if self.generator == 'stylenat' else 'stages'}"
             raise UserError(f"{what} make {finest} pixels, not resolution={self.resolution}")
-        if odd := set(self.checkpoint_levels) - set(sides):
-            known = "4, 8, …" if self.generator == "stylenat" else f"{sides[0]}, …"
-            raise UserError(f"checkpoint_levels={min(odd)} is no level: take of {known}, {self.resolution}")
+        for level in self.checkpoint_levels:
+            if type(level) is not int or level not in sides:
+                known = "4, 8, …" if self.generator == "stylenat" else f"{sides[0]}, …"
+                raise UserError(
+                    f"checkpoint_levels={level!r} is no level: take of {known}, {self.resolution}"
+                )
         halves = self.resolution.bit_length() - 3
         if len(self.discriminator_widths) != halves:
             raise UserError(
@@ -271,6 +300,7 @@ class Config:
 
     def _check_partitions(self) -> None:
         expected = self.level_heads
+        check_levels(self.partitions)
         if len(self.partitions) != len(expected):
             raise UserError(
                 f"partitions describe {len(self.partitions)} levels, expected {len(expected)}: "
@@ -350,18 +380,25 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         Values by field, types not yet checked.
 
     Raises:
-        UserError: an entry without '='.
+        UserError: an entry without '=', or a name that is set twice.
     """
-    overrides = {}
+    overrides: dict[str, Any] = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator:
             raise UserError(f"override {setting!r} has no '=': write name=value, such as nimg=10000")
-        try:
-            overrides[name] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            overrides[name] = text
+        if name in overrides:
+            raise UserError(f"{name} is set twice, to {overrides[name]!r} and {text!r}: set it once")
+        overrides[name] = _literal(text)
     return overrides
+
+
+def _literal(text: str) -> Any:
+    """The value of a Python literal; any other text, too deep or long a one as well, is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def convert_value(name: str, value: Any, current: Any) -> Any:
@@ -377,7 +414,10 @@ def convert_value(name: str, value: Any, current: Any) -> Any:
     """
     kind = type(current)
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{name}={value!r} is too large: give a number below 1e308") from None
     if kind is tuple and isinstance(value, list):
         return tuple(value)
     if type(value) is not kind:

@@ -4,14 +4,29 @@ import difflib
 import math
 import numbers
 import signal
+import types
+import typing
 from collections.abc import Iterable
+from typing import Any, get_args, get_origin, get_type_hints
+
+LONGEST_LINE = 1200  # characters
+LONGEST_NAME = 100  # of a name that another may be near to
+
+
+def one_line(text: str) -> str:
+    """A message as one line; of one that is very long, as a value in it is, the middle is left out."""
+    line = " ".join(text.splitlines())
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 class UserError(ValueError):
     """A mistake that the caller can correct. Commands print it as one line and exit with code 2."""
 
     def __str__(self) -> str:  # a file's name or a library's message may hold line breaks
-        return " ".join(super().__str__().splitlines())
+        return one_line(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks the exception itself for its traceback: a notebook then shows this one line only.
@@ -46,9 +61,47 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
         The error, to be raised.
     """
     names = list(allowed)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name)[:LONGEST_NAME], names, n=1)
     hint = f", did you mean {close[0]!r}?" if close else "."
     return UserError(f"unknown {kind} {name!r}{hint} There are {', '.join(names)}")
+
+
+def check_fields(instance: Any, without: Iterable[str] = ()) -> None:
+    """Check the values of a dataclass against the types that its fields state; of containers the kind alone.
+
+    Args:
+        instance: of any dataclass.
+        without: names of fields that are not checked.
+
+    Raises:
+        UserError: a value of another type; names the field.
+    """
+    for name, hint in get_type_hints(type(instance)).items():
+        value = getattr(instance, name)
+        if name not in without and not _is_of(value, hint):
+            raise UserError(f"{name}={value!r} is {type(value).__name__}, expected {_words(hint)}")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, else the type alone."""
+    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value is of a type; an int will do for a float, a bool for neither."""
+    for kind in _alternatives(hint):
+        plain = get_origin(kind) or kind
+        if plain is Any or (isinstance(value, bool) and plain is bool):
+            return True
+        accepted = (int, float) if plain is float else plain
+        if not isinstance(value, bool) and isinstance(value, accepted):
+            return True
+    return False
+
+
+def _words(hint: Any) -> str:
+    kinds = [get_origin(kind) or kind for kind in _alternatives(hint)]
+    return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
 
 
 def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:

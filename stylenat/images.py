@@ -58,6 +58,18 @@ def to_uint8(images: Tensor, names: Sequence[str] = ()) -> Tensor:
     return denormalize(images).round().clamp(0, 255).to(torch.uint8)
 
 
+def check_images(images: Tensor) -> None:
+    """Check that images are one or more, uint8 `(N, 3, H, W)`.
+
+    Raises:
+        UserError: they are not.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise UserError(
+            f"images are {images.dtype} {tuple(images.shape)}: give torch.uint8 (N, 3, H, W), one or more"
+        )
+
+
 def image_grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
     """Images side by side, row by row; places that the last row leaves empty are white.
 
@@ -68,7 +80,13 @@ def image_grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
 
     Returns:
         One image, uint8 `(3, rows · (H + gap) − gap, columns · (W + gap) − gap)`.
+
+    Raises:
+        UserError: as of `check_images`, or no column.
     """
+    check_images(images)
+    if not isinstance(columns, int) or columns < 1:
+        raise UserError(f"columns={columns!r}: give the images of a row, 1 or more")
     empty = -len(images) % columns
     padding = (0, gap, 0, gap, 0, 0, 0, empty)  # right, below, and images after the last
     padded = F.pad(images, padding, value=255)  # (rows · columns, 3, H + gap, W + gap)
@@ -89,7 +107,12 @@ def save_png(path: Path | str, image: Tensor) -> None:
     Args:
         path: of the file.
         image: uint8 `(3, H, W)`, on the CPU.
+
+    Raises:
+        UserError: it is no such image.
     """
+    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, H, W)")
     buffer = io.BytesIO()
     _to_pillow(image).save(buffer, "PNG", optimize=True)
     write_atomically(path, buffer.getvalue())
@@ -105,7 +128,11 @@ def save_gif(path: Path | str, images: Tensor, *, frame_ms: int = 40, scale: int
         images: the frames, uint8 `(N, 3, H, W)`, on the CPU.
         frame_ms: milliseconds per frame; the format counts in steps of 10.
         scale: whole factor by which tiny images are enlarged.
+
+    Raises:
+        UserError: as of `check_images`.
     """
+    check_images(images)
     step = math.ceil((images.numel() / 2**19) ** 0.5)  # every so many pixels: refining a palette is slow
     sheet = _to_pillow(image_grid(images[..., ::step, ::step], 1))
     palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)

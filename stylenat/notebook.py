@@ -4,6 +4,7 @@ import ast
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from IPython import get_ipython
 from IPython.display import Image, display
@@ -66,7 +67,7 @@ def check_parameters() -> None:
 def _parse(source: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
-    except SyntaxError:  # a cell that failed, or of another language
+    except (SyntaxError, RecursionError, MemoryError):  # a cell that failed, or of another language
         return []
 
 
@@ -93,14 +94,25 @@ def _declarations(statements: Sequence[ast.stmt]) -> dict[str, _Declared]:
 
 def _check_type(name: str, node: ast.expr, annotation: str) -> None:
     """Check a literal against a type's name; an int will do for a float, a bool for neither, NaN for none."""
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:
-        value = _NOT_FINITE.get(ast.unparse(node), math.nan)
-    allowed = annotation.split("[")[0]  # list[int]: the container is what can be checked
-    kinds = (allowed, "int") if allowed == "float" else (allowed,)
-    if type(value).__name__ not in kinds:
+    value = _literal(name, node)
+    allowed, _, entries = annotation.rstrip("]").partition("[")
+    fits = _is_of(value, allowed)
+    if entries and isinstance(value, list):
+        fits = fits and all(_is_of(entry, entries) for entry in value)
+    if not fits:
         hint = " (papermill's -r passes text as it is)" if allowed == "str" else ""
         raise UserError(f"parameter {name}={value!r} is {type(value).__name__}, expected {annotation}{hint}")
     if isinstance(value, float):
         check_number(f"parameter {name}", value)
+
+
+def _literal(name: str, node: ast.expr) -> Any:
+    try:
+        return _NOT_FINITE.get(ast.unparse(node)) or ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"parameter {name} is no literal: give a number, text or a list of them") from None
+
+
+def _is_of(value: object, kind: str) -> bool:
+    """Whether a value is of the type of that name; an int will do for a float, a bool for neither."""
+    return type(value).__name__ in ((kind, "int") if kind == "float" else (kind,))

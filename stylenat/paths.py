@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -14,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stylenat.errors import UserError
 
@@ -38,8 +39,12 @@ def expand(path: Path | str) -> Path:
     """A path as a user gives it, with `~` and `~name` replaced by that home.
 
     Raises:
-        UserError: there is no such home.
+        UserError: it is empty or no path at all, or there is no such home.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{path!r} is no path: give that of a file or folder as text")
+    if not str(path):
+        raise UserError("the path is empty: give that of a file or folder")
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no HOME and no entry in the system's list of users, or no such user
@@ -59,21 +64,67 @@ def find_path(path: Path | str) -> Path:
         The place found, else the path from the current folder, where nothing is.
 
     Raises:
-        UserError: it begins with a home folder that is unknown.
+        UserError: no system can hold it, or it begins with a home folder that is unknown.
     """
     here = expand(path)
+    _check_name(here)
     if here.is_absolute() or _exists(here):
         return here
     in_workspace = workspace() / here
     return in_workspace if _exists(in_workspace) else here
 
 
+def _check_name(path: Path) -> None:
+    """Refuse what no system can hold: a name that is too long, or holds a null character."""
+    try:
+        path.lstat()
+    except ValueError:
+        raise UserError(f"{str(path)!r} not found: no path holds a null character; give another") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{str(path)!r} not found: the name is too long; give another") from None
+
+
 def _exists(path: Path) -> bool:
-    """Whether something is there; False for a name that no system can hold."""
+    """Whether something is there; False for what may not be looked at."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, or a null character
+    except OSError:
         return False
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is that of a pipe or a device, which a reader waits for or never sees the end of."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it can't be read, or is a pipe or a device.
+    """
+    if is_stream(path):
+        raise OSError(errno.EINVAL, "a pipe or a device, no file", str(path))
+    return path.read_bytes()
+
+
+def sha256(stream: IO[bytes]) -> str:
+    """Hash of what is left of a stream, a block at a time."""
+    digest = hashlib.sha256()
+    while block := stream.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: as of `read_file`.
+        ValueError: as of `from_json`, or no UTF-8.
+    """
+    return from_json(read_file(path).decode("utf-8"))
 
 
 # Writing

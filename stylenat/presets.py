@@ -15,7 +15,7 @@ from stylenat.attention.partitions import (
     styleswin_levels,
 )
 from stylenat.config import Config, convert_value
-from stylenat.errors import unknown
+from stylenat.errors import UserError, unknown
 from stylenat.paths import to_json
 from stylenat.stages import HiTStage, SynthesisStage
 
@@ -233,7 +233,7 @@ PRESETS = {config.preset: config for config in (
 # fmt: on
 
 
-def get_config(preset: str, **overrides: Any) -> Config:
+def get_config(preset: str, /, **overrides: Any) -> Config:
     """The configuration of a preset with fields replaced.
 
     Args:
@@ -245,6 +245,8 @@ def get_config(preset: str, **overrides: Any) -> Config:
         UserError: an unknown preset or field, a value of the wrong type or out of its range, a partition that
             does not fit.
     """
+    if not isinstance(preset, str):
+        raise UserError(f"preset {preset!r} is {type(preset).__name__}: give a preset's name")
     if preset not in PRESETS:
         raise unknown("preset", preset, list(PRESETS))
     config = PRESETS[preset]

@@ -40,6 +40,7 @@ KEYS = {
 }  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 CLAIMS = "<!-- claims:begin -->\n<!-- claims:end -->"
+ABLATION = "<!-- ablation:begin -->\n<!-- ablation:end -->"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -369,7 +370,7 @@ def room(tmp_path, monkeypatch):
     room = tmp_path / "room"
     (room / "results").mkdir(parents=True)
     shutil.copy(ROOT / "results" / "paper.csv", room / "results")
-    (room / "README.md").write_text(f"# Results\n\n{CLAIMS}\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    (room / "README.md").write_text(f"# Results\n\n{CLAIMS}\n\n{ABLATION}\n\n{BEGIN}\n{END}\n\nThe end.\n")
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(room))
     return room
 
@@ -419,6 +420,7 @@ def test_evaluate_tables_figures(capsys, run, room):
         "bubble_chart",
         "human_study",
         "receptive_fields",
+        "avatars",
         f"curves-{run.name}",
         f"samples-{run.name}",
     )

@@ -73,9 +73,10 @@ def everything(folder):
 def check_refused(capsys, tmp_path, message, *words):
     """The command is refused with this message and writes nothing."""
     before = everything(tmp_path)
-    found = refused(
-        capsys, "train", "smoke", "--device", "cpu", "--out", tmp_path / "out", "--set", *WORDS, *words
-    )
+    replaced = {str(word).split("=")[0] for word in words}
+    settings = [word for word in WORDS if word.split("=")[0] not in replaced]
+    command = ["train", "smoke", "--device", "cpu", "--out", tmp_path / "out", "--set"]
+    found = refused(capsys, *command, *settings, *words)
     assert message in found
     assert everything(tmp_path) == before
 
@@ -322,7 +323,9 @@ def harmed_record(workspace):
     write_record(make_record("b"))
     path = workspace / "results" / "runs" / "b" / "result.json"
     path.write_text(path.read_text()[:-5])
-    (workspace / "README.md").write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    blocks = ("results", "claims", "ablation")
+    marks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks]
+    (workspace / "README.md").write_text("".join(marks))
 
 
 @pytest.mark.parametrize("name", ["tables", "figures"])
@@ -433,5 +436,6 @@ def test_a_protocol_that_is_not_there():
 def test_damaged_files_beside_a_record_are_named(capsys, empty_workspace, name, content):
     path = write_record(make_record("a")).with_name(name)
     path.write_text(content)
-    assert f"{path} is damaged" in refused(capsys, "figures")
+    message = refused(capsys, "figures")
+    assert str(path) in message and "restore it from git" in message
     assert not (empty_workspace / "figures").exists()

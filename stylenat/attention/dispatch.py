@@ -5,13 +5,13 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from stylenat.attention import flex, natten, reference, tiled
+from stylenat.attention import flex, fused, natten, reference, tiled
 from stylenat.attention.partitions import HeadPartition, format_partitions
 from stylenat.attention.transforms import plain_only
 from stylenat.device import has_values
@@ -38,6 +38,10 @@ def _natten_suits(q: Tensor, bias: Bias, gradients: bool) -> bool:
     return _on_gpu(q, bias, gradients) and natten.installed() and _without_tables(bias)
 
 
+def _fused_suits(q: Tensor, bias: Bias, gradients: bool) -> bool:
+    return q.device.type == "cpu" and fused.supports(q) and fused.installed()
+
+
 def _without_tables(bias: Bias) -> bool:
     return all(table is None for table in bias)
 
@@ -51,16 +55,20 @@ class Backend:
         suits: whether `auto` should try it, by q, bias and whether gradients are needed.
         deterministic: whether its gradients, too, come out the same every time, by bias.
         transforms: whether `torch.func` and forward-mode differentiation get through it.
+        preferred: whether `auto` takes it wherever it is right, without measuring: times vary, and a run that
+            goes on is to compute what it would have computed.
     """
 
     attend: Callable[[Tensor, Tensor, Tensor, Sequence[HeadPartition], Bias, float], Tensor]
     suits: Callable[[Tensor, Bias, bool], bool] = _never
     deterministic: Callable[[Bias], bool] = lambda bias: True
     transforms: bool = False
+    preferred: bool = False
 
 
 BACKENDS = {
     "tiled": Backend(tiled.attend, transforms=True),
+    "fused": Backend(fused.attend, _fused_suits, transforms=True, preferred=True),
     "reference": Backend(reference.attend, transforms=True),
     "flex": Backend(flex.attend, _on_gpu, _without_tables),
     "natten": Backend(natten.attend, _natten_suits, lambda bias: False),
@@ -74,7 +82,7 @@ class Choice:
     Attributes:
         call: the kind: device, type, shape, partitions, training or inference.
         backend: the one that was chosen.
-        milliseconds: of every candidate that is right; empty where there is but one.
+        milliseconds: of every candidate that is right; empty where there is but one, or one is preferred.
         left_out: of every other candidate, what is wrong with it.
         last_call: number of the last call that it was taken for, among all of this process.
     """
@@ -88,7 +96,8 @@ class Choice:
     def __str__(self) -> str:
         times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in self.milliseconds.items())
         faults = "".join(f"; {name} left out: {fault}" for name, fault in self.left_out.items())
-        return f"{self.call}: {self.backend} ({times or 'the only candidate'}{faults})"
+        reason = "preferred where it is right" if BACKENDS[self.backend].preferred else "the only candidate"
+        return f"{self.call}: {self.backend} ({times or reason}{faults})"
 
 
 _choices: dict[tuple, Choice] = {}
@@ -178,7 +187,9 @@ def _measure(
             choice.left_out[name] = fault
         else:
             right.append(name)
-    if len(right) == 1:
+    preferred = [name for name in right if BACKENDS[name].preferred]
+    if preferred or len(right) == 1:
+        choice.backend = (preferred or right)[0]
         return choice
     inputs = _random_inputs(q.shape, q, bias, gradients)
     for name in right:
@@ -200,6 +211,8 @@ def _fault(
     gradients: bool,
 ) -> str | None:
     """What is wrong with a backend's output and gradients on a small grid; None if nothing is."""
+    if q.device.type == "cpu":  # a grid of full size takes seconds there
+        partitions = tuple(replace(part, dilation=min(part.dilation, 2)) for part in partitions)
     least = max(part.kernel_size * part.dilation for part in partitions)
     height, width = (min(n, least + 8) for n in q.shape[1:3])
     inputs = _random_inputs((2, height, width, *q.shape[3:]), q, bias, gradients)

@@ -5,7 +5,13 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from stylenat.attention.dispatch import BACKENDS, choose
-from stylenat.attention.partitions import HeadPartition, check_fits, count_heads, format_partitions
+from stylenat.attention.partitions import (
+    HeadPartition,
+    check_fits,
+    check_partitions,
+    count_heads,
+    format_partitions,
+)
 from stylenat.attention.transforms import sizes, transformed
 from stylenat.errors import UserError
 
@@ -29,23 +35,26 @@ def neighborhood_attention(
         partitions: with `heads` heads together.
         bias: for each partition a relative position table `(heads_p, 2k-1, 2k-1)` or None; None for no bias.
         scale: factor on q; `head_dim ** -0.5` unless given.
-        backend: "tiled" (any device), "reference" (slow), "flex" (FlexAttention; trains on GPUs only),
-            "natten" (without bias), or "auto": the fastest one here that agrees with "tiled".
+        backend: "tiled" (any device), "fused" (CPUs, needs Numba), "reference" (slow), "flex"
+            (FlexAttention; trains on GPUs only), "natten" (without bias), or "auto": "fused" where it agrees
+            with "tiled", else the fastest one here that does.
 
     Returns:
         `(B, H, W, heads, head_dim)`.
 
     Raises:
         UserError: unknown backend, shapes that disagree with the partitions, a window larger than the grid, a
-            fused backend under `torch.func` or forward-mode differentiation.
+            backend that has no such rules under `torch.func` or forward-mode differentiation.
     """
     if backend not in ("auto", *BACKENDS):
         raise UserError(f"attention backend {backend!r} is unknown: take one of auto, {', '.join(BACKENDS)}")
+    check_partitions(partitions)
     parts = tuple(partitions)
     tables = [None] * len(parts) if bias is None else list(bias)
-    factor = sizes(q)[-1] ** -0.5 if scale is None else scale
+    _check_kinds(q, k, v, tables)
     _check_shapes(q, k, v, parts, tables)
     check_fits(parts, *sizes(q)[1:3])
+    factor = sizes(q)[-1] ** -0.5 if scale is None else scale
     name = choose(q, k, v, parts, tables, factor) if backend == "auto" else backend
     if transformed() and not BACKENDS[name].transforms:
         raise UserError(
@@ -53,6 +62,19 @@ def neighborhood_attention(
             "auto, tiled or reference"
         )
     return BACKENDS[name].attend(q, k, v, parts, tables, factor)
+
+
+def _check_kinds(q: Tensor, k: Tensor, v: Tensor, bias: Sequence[Tensor | None]) -> None:
+    tables = [table for table in bias if table is not None]
+    for x in (q, k, v, *tables):
+        if not isinstance(x, Tensor):
+            raise UserError(f"attention of {type(x).__name__}: give tensors q, k, v and bias")
+        if not x.is_floating_point():
+            raise UserError(f"attention of {x.dtype}: give tensors of a floating type, such as q.float()")
+        if x.device != q.device:
+            raise UserError(f"attention of tensors on {q.device} and {x.device}: move all to one device")
+    if not q.dtype == k.dtype == v.dtype:
+        raise UserError(f"q, k, v of {q.dtype}, {k.dtype} and {v.dtype}: give all three of one type")
 
 
 def _check_shapes(

@@ -57,6 +57,8 @@ class Attention(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, H, W, C)` → the same."""
+        if x.ndim != 4 or sizes(x)[3] != self.qkv.in_features:
+            raise UserError(f"attention got an input of {sizes(x)}: give (B, H, W, {self.qkv.in_features})")
         q, k, v = self.project(x)  # (B, H, W, heads, head_dim) each
         out = self.attend(q, k, v)  # (B, H, W, heads, head_dim)
         return self.proj(out.flatten(3))  # (B, H, W, C)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from stylenat.errors import UserError
 
 COARSEST = 4  # tokens a side of the first level
+WIDEST = 1024  # tokens a side of a neighborhood or window, whose table has four times as many squared
 OCTAVES = 4  # partitions of a pyramid
 
 
@@ -45,6 +46,8 @@ class HeadPartition:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise UserError(f"{name} {value!r} of a head partition: give an int of at least {least}")
+        if self.kernel_size > WIDEST:
+            raise UserError(f"kernel_size {self.kernel_size}: give at most {WIDEST - 1}")
         if self.kernel_size % 2 == 0:
             nearest = f"{self.kernel_size - 1} or {self.kernel_size + 1}"
             raise UserError(
@@ -102,6 +105,8 @@ class ShiftedWindows:
             value = getattr(self, name)
             if type(value) is not int or value < 2 or value % 2:
                 raise UserError(f"{name} {value!r} of shifted windows: give an even int of at least 2")
+        if self.window_size > WIDEST:
+            raise UserError(f"window_size {self.window_size}: give at most {WIDEST}")
 
     def __str__(self) -> str:
         return f"{self.heads}xswin{self.window_size}"
@@ -113,6 +118,26 @@ Levels = tuple[Level, ...]
 
 
 # What fits
+
+
+def check_partitions(level: Sequence[Partition]) -> None:
+    """Check that a level is made of partitions.
+
+    Raises:
+        UserError: it is something else, such as text; names it.
+    """
+    for part in [level] if isinstance(level, str) or not isinstance(level, Sequence) else level:
+        if not isinstance(part, Partition):
+            raise UserError(
+                f"partition {part!r} is {type(part).__name__}: give HeadPartition(heads, kernel_size, "
+                'dilation) and the like, or parse_partitions("2x7@1,2x7@8") of heads x kernel @ dilation'
+            )
+
+
+def check_levels(levels: Sequence[Level]) -> None:
+    """Check that every level is made of partitions; raises as `check_partitions`."""
+    for level in levels:
+        check_partitions(level)
 
 
 def count_heads(level: Sequence[Partition]) -> int:
@@ -424,13 +449,15 @@ def parse_partitions(text: str) -> Level:
     Raises:
         UserError: the text has another form, or a number is not allowed.
     """
-    if full := re.fullmatch(r"\s*(\d+)\s*x\s*full\s*", text, re.ASCII):
+    if not isinstance(text, str):
+        raise UserError(f"partitions {text!r}: write text, heads x kernel @ dilation, such as 2x7@1,2x7@8")
+    if full := re.fullmatch(r"\s*(\d{1,9})\s*x\s*full\s*", text, re.ASCII):
         return (Full(int(full[1])),)
-    if windows := re.fullmatch(r"\s*(\d+)\s*x\s*swin\s*(\d+)\s*", text, re.ASCII):
+    if windows := re.fullmatch(r"\s*(\d{1,9})\s*x\s*swin\s*(\d{1,9})\s*", text, re.ASCII):
         return (ShiftedWindows(int(windows[1]), int(windows[2])),)
     level = []
     for entry in text.split(","):
-        numbers = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*@\s*(\d+)\s*", entry, re.ASCII)
+        numbers = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*@\s*(\d{1,9})\s*", entry, re.ASCII)
         if not numbers:
             raise UserError(
                 f"partitions {text!r}: write each as heads x kernel @ dilation, with commas between, "

@@ -90,6 +90,8 @@ def check_query(query: tuple[int, int], height: int, width: int) -> None:
     Raises:
         UserError: it is outside of it.
     """
+    if len(query) != 2 or not all(isinstance(place, int) for place in query):
+        raise UserError(f"query {query!r} is no token: give its row and its column, two whole numbers")
     row, column = query
     if not (0 <= row < height and 0 <= column < width):
         raise UserError(

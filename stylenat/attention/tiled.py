@@ -20,26 +20,20 @@ A tile then is a dense product of matrices, masked down to each query's own wind
 at a time, so that all of this stays in its caches; the backward pass computes the weights again, so that
 nothing of their size is ever kept.
 
-`torch.func` and forward-mode differentiation cannot look into the operators: but for `vmap`, whose rule is at
-the end, they get the reference's plain operations.
-
 In comments, N counts tiles (of all images), Q the queries of a tile, K its keys, h a partition's heads.
 """
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from stylenat.attention import reference
+from stylenat.attention.operators import Operators, split_tables
 from stylenat.attention.partitions import HeadPartition
-from stylenat.attention.transforms import differentiated, forward_mode
 
 _TILE = 4  # queries a side: larger tiles waste products on masked keys, smaller ones copy more halo
 _WHOLE = 16  # a group up to this long is one tile: the halo's copies would cost more than they save
@@ -152,57 +146,15 @@ def _cut_group(length: int, kernel_size: int) -> list[tuple[int, int, int, int, 
     return tiles
 
 
-# The operators
+# The two passes
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    partitions: Sequence[HeadPartition],
-    bias: Sequence[Tensor | None],
-    scale: float,
+def _attend_tiled(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, partitions: Sequence[HeadPartition], scale: float
 ) -> Tensor:
-    """Attention of all partitions, see `neighborhood_attention`, with derivatives of every order."""
-    if differentiated():
-        return reference.attend(q, k, v, partitions, bias, scale)
-    tables = []
-    numbers: list[int] = []
-    for part, table in zip(partitions, bias, strict=True):
-        tables.append(q.new_zeros(part.table_shape) if table is None else table)
-        numbers += (part.heads, part.kernel_size, part.dilation)
-    return _forward(q, k, v, _join(tables), numbers, scale)
-
-
-def _partitions(numbers: Sequence[int]) -> list[HeadPartition]:
-    """The partitions of `attend`: operators take plain numbers only, three for each."""
-    return [HeadPartition(*numbers[i : i + 3]) for i in range(0, len(numbers), 3)]
-
-
-def _join(tables: Sequence[Tensor]) -> Tensor:
-    """All tables as one vector, for PyTorch's fallbacks know no operators on lists of tensors."""
-    if len(tables) == 1:
-        return tables[0].flatten()
-    return torch.cat([table.flatten() for table in tables])
-
-
-def _split(bias: Tensor, partitions: Sequence[HeadPartition]) -> list[Tensor]:
-    """Undo `_join`: views `(h, 2k-1, 2k-1)` of a vector, one for each partition."""
-    shapes = [part.table_shape for part in partitions]
-    parts = bias.split([math.prod(shape) for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-# An operator each way: compilers take them as they are, and autograd keeps their inputs alone.
-@torch.library.custom_op("stylenat::tiled_attention", mutates_args=())
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, partitions: Sequence[int], scale: float
-) -> Tensor:
-    _refuse_tangents()
     out = q.new_empty(q.shape)  # (B, H, W, heads, c)
-    parts = _partitions(partitions)
     first = 0
-    for part, table in zip(parts, _split(bias, parts), strict=True):
+    for part, table in zip(partitions, split_tables(bias, partitions), strict=True):
         heads = slice(first, first + part.heads)
         first += part.heads
         own_q = q[:, :, :, heads]  # (B, H, W, h, c)
@@ -245,24 +197,23 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
     return x @ y
 
 
-@torch.library.custom_op("stylenat::tiled_attention_backward", mutates_args=())
-def _backward(
+def _gradients(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    partitions: Sequence[int],
+    partitions: Sequence[HeadPartition],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _refuse_tangents()
     grad_q = torch.zeros_like(q)  # (B, H, W, heads, c)
     grad_k = torch.zeros_like(k)  # (B, H, W, heads, c)
     grad_v = torch.zeros_like(v)  # (B, H, W, heads, c)
     grad_bias = torch.zeros_like(bias)  # of all tables
-    parts = _partitions(partitions)
+    tables = split_tables(bias, partitions)
+    grad_tables = split_tables(grad_bias, partitions)
     first = 0
-    for part, table, grad_table in zip(parts, _split(bias, parts), _split(grad_bias, parts), strict=True):
+    for part, table, grad_table in zip(partitions, tables, grad_tables, strict=True):
         heads = slice(first, first + part.heads)
         first += part.heads
         inputs = [x[:, :, :, heads] for x in (grad, q, k, v)]
@@ -466,114 +417,5 @@ def _overlapping(run: TileRun) -> int:
     return min(run.count, -(-run.span // run.tile))
 
 
-# Derivatives and shapes
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-    *tensors, ctx.numbers, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward_formula(ctx: Any, grad: Tensor) -> tuple:
-    if differentiated():  # such as where the gradient given has a tangent
-        gradients = _plain_gradients(ctx, grad, *ctx.saved_tensors)
-    else:
-        gradients = _backward(grad, *ctx.saved_tensors, ctx.numbers, ctx.scale)
-    return *gradients, None, None
-
-
-def _double_backward_formula(ctx: Any, *cotangents: Tensor) -> tuple:
-    """Second order: nothing here needs it fast, so it is the reference's, and itself differentiable."""
-    pull_back: Any = torch.func.vjp(functools.partial(_plain_gradients, ctx), *ctx.saved_tensors)[1]
-    return *pull_back(cotangents), None, None
-
-
-def _plain_gradients(ctx: Any, grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The reference's gradients of q, k, v and the tables, out of plain operations."""
-    parts = _partitions(ctx.numbers)
-
-    def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return reference.attend(q, k, v, parts, _split(bias, parts), ctx.scale)
-
-    pull_back: Any = torch.func.vjp(attend_plainly, *inputs)[1]
-    return pull_back(grad)
-
-
-_forward.register_autograd(_backward_formula, setup_context=_setup_context)
-_backward.register_autograd(_double_backward_formula, setup_context=_setup_context)
-
-
-@_forward.register_fake
-def _fake_forward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, partitions: list[int], scale: float
-) -> Tensor:
-    return q.new_empty(q.shape)
-
-
-@_backward.register_fake
-def _fake_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    partitions: list[int],
-    scale: float,
-) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x) for x in (q, k, v, bias))
-
-
-def _refuse_tangents() -> None:
-    """An operator would lose them; code that holds operators only, as a trace does, comes here with them."""
-    if forward_mode():
-        raise NotImplementedError(
-            "a traced or exported graph of tiled attention has no forward-mode derivative: differentiate the "
-            "module itself"
-        )
-
-
-# `vmap`: one more dimension, in front of the batch; tensors may have it or not.
-
-
-def _map_forward(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
-    *_, numbers, scale = inputs
-    q, k, v, bias = _in_front(info.batch_size, in_dims, inputs)
-    if in_dims[3] is None:
-        flat = [x.flatten(0, 1) for x in (q, k, v)]  # (N · B, H, W, heads, c) each
-        return _forward(*flat, bias[0], numbers, scale).unflatten(0, (info.batch_size, -1)), 0
-    outputs = [_forward(*own, numbers, scale) for own in zip(q, k, v, bias, strict=True)]
-    return torch.stack(outputs), 0
-
-
-def _map_backward(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    *_, numbers, scale = inputs
-    own_inputs = zip(*_in_front(info.batch_size, in_dims, inputs), strict=True)
-    results = [_backward(*own, numbers, scale) for own in own_inputs]  # each has its own gradient of the bias
-    gradients = tuple(map(torch.stack, zip(*results, strict=True)))
-    return gradients, (0, 0, 0, 0)
-
-
-def _in_front(size: int, in_dims: tuple, inputs: tuple) -> list[Tensor]:
-    """The tensors, the mapped dimension in front; repeated, without a copy, where they had none."""
-    moved = []
-    for dim, x in zip(in_dims, inputs, strict=True):
-        if isinstance(x, Tensor):
-            moved.append(x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0))
-    return moved
-
-
-_forward.register_vmap(_map_forward)
-_backward.register_vmap(_map_backward)
-
-
-# For PyTorch's flop counter: two products of every query with its own window; five in the backward pass.
-@register_flop_formula(torch.ops.stylenat.tiled_attention)
-def _flops(q: Any, k: Any, v: Any, bias: Any, partitions: list[int], *_: Any, out_shape: Any = None) -> int:
-    batch, height, width, _, channels = q
-    keys = sum(part.heads * part.kernel_size**2 for part in _partitions(partitions))
-    return 2 * 2 * batch * height * width * channels * keys
-
-
-@register_flop_formula(torch.ops.stylenat.tiled_attention_backward)
-def _backward_flops(grad: Any, *inputs: Any, out_shape: Any = None) -> int:
-    return 5 * _flops(*inputs) // 2
+_operators = Operators("tiled", _attend_tiled, _gradients)
+attend = _operators.attend

@@ -262,13 +262,14 @@ def undo(change: str, base: str | Path = "") -> None:
         change: one of `CHANGES`.
         base: for "attention" a clone of the commit before it, whose tiled attention takes its place.
     """
-    from stylenat.attention import dispatch
+    from stylenat.attention import dispatch, fused
     from stylenat.models import mlp, stylenat
 
     if change == "mlp":
         stylenat.mlp = mlp.plain_mlp
     elif change == "attention":
         dispatch.BACKENDS["tiled"] = dispatch.Backend(_old_attention(Path(base)))
+        dispatch.BACKENDS["fused"] = dispatch.Backend(fused.attend)  # no candidate any more
 
 
 def _old_attention(base: Path) -> Callable[..., torch.Tensor]:
@@ -376,9 +377,8 @@ def equality(side: int = 64) -> dict[str, Any]:
     Returns:
         `errors`: by name the relative errors of the output and of each gradient; `choices`: lines of text.
     """
-    from stylenat.attention import dispatch
+    from stylenat.attention import dispatch, fused, natten
     from stylenat.attention.functional import neighborhood_attention
-    from stylenat.attention.natten import installed
     from stylenat.attention.partitions import HeadPartition
     from stylenat.models import mlp
 
@@ -398,7 +398,9 @@ def equality(side: int = 64) -> dict[str, Any]:
         "tiled attention, float32": relative_errors(attention("tiled"), reference, [*qkv, *bias]),
         "flex attention, forward": relative_errors(attention("flex"), reference, [*qkv, *bias], False),
     }
-    if installed():
+    if fused.installed():
+        errors["fused attention, float32"] = relative_errors(attention("fused"), reference, [*qkv, *bias])
+    if natten.installed():
         errors["natten, no bias, forward"] = relative_errors(attention("natten"), reference, qkv, False)
     shapes = ((4096, 128), (512, 128), (512,), (128, 512), (128,))
     tensors = [torch.randn(size, dtype=torch.float64).div(8).requires_grad_() for size in shapes]

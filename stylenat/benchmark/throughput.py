@@ -28,6 +28,7 @@ from stylenat.models.base import Generator
 from stylenat.progress import progress
 from stylenat.provenance import describe_device
 
+MOST = 2**16  # rounds, and images of a batch
 _RATIOS = 7  # times at most that some calls and the products alone are timed next to each other
 
 
@@ -55,8 +56,8 @@ class Protocol:
         for name in ("batches", "rounds", "warmup"):
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (value,)
-            if not numbers or min(numbers) < 1:
-                raise UserError(f"{name}={value}: give whole numbers above 0")
+            if not numbers or not all(type(number) is int and 0 < number <= MOST for number in numbers):
+                raise UserError(f"{name}={value}: give whole numbers above 0, at most {MOST:,}")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype {self.dtype!r} is unknown: take float32 or bfloat16")
 

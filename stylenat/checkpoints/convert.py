@@ -1,6 +1,5 @@
 """A checkpoint as a model folder (safetensors, `model.json`, a model card) or as a published `.pt`."""
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +20,13 @@ from stylenat.paths import (
     expand,
     making_folder,
     remove,
+    sha256,
     sweep,
     temporary_path,
     to_json,
     write_atomically,
 )
-from stylenat.reporting.records import read_record, record_path
+from stylenat.reporting.records import is_run_id, read_record, record_path
 from stylenat.sampling.sample import MEAN_STYLES, mean_style
 
 RECORDED = ("score", "dataset", "minutes", "device", "commit")  # what a model takes from its run's record
@@ -81,14 +81,15 @@ def convert(
         return path
     if generator.has_style_space:
         networks["g_ema"]["mean_style"] = mean_style(generator)
-    facts = _facts(checkpoint, generator, networks)
+    facts, card = _describe(checkpoint, generator, networks)
+    text = to_json(facts, indent=1, ensure_ascii=False) + "\n"
     around.mkdir(parents=True, exist_ok=True)
     sweep(around)
     with making_folder(path, around) as folder:
         for name, tensors in networks.items():
             save_tensors(folder / f"{name}.safetensors", tensors)
-        write_atomically(folder / "README.md", model_card(facts))
-        write_atomically(folder / MODEL_FILE, to_json(facts, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(folder / "README.md", card)
+        write_atomically(folder / MODEL_FILE, text)
         _put_model(folder, path)
     return path
 
@@ -123,6 +124,24 @@ def _check_target(path: Path, as_pt: bool) -> None:
         raise UserError(f"{path} exists already and is no model folder: give a new one")
 
 
+def _describe(
+    checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, Tensors]
+) -> tuple[dict[str, Any], str]:
+    """What `model.json` holds, and the model card.
+
+    Raises:
+        UserError: the source's own `model.json` has entries of another form.
+    """
+    try:
+        facts = _facts(checkpoint, generator, networks)
+        return facts, model_card(facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{checkpoint.path}: {MODEL_FILE} has entries of another form ({error}): convert the model from "
+            "its source again"
+        ) from None
+
+
 def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, Tensors]) -> dict[str, Any]:
     """What `model.json` holds: all that is known of a model.
 
@@ -133,14 +152,15 @@ def _facts(checkpoint: Checkpoint, generator: Generator, networks: Mapping[str, 
     """
     known = {key: value for key, value in checkpoint.facts.items() if key not in ("partitions", "files")}
     config = known.get("config", {})
-    path = record_path(str(known.get("source")))
-    if config and path.is_file():
-        record = read_record(path)
+    source = str(known.get("source"))
+    if config and is_run_id(source) and record_path(source).is_file():
+        record = read_record(record_path(source))
         if record.nimg == known["nimg"] and record.config == config:
             recorded = record.to_dict()
             known |= {name: recorded[name] for name in RECORDED if name in recorded}
     if checkpoint.path.is_file():
-        known.setdefault("source_sha256", _sha256(checkpoint.path))
+        with checkpoint.path.open("rb") as file:
+            known.setdefault("source_sha256", sha256(file))
     if isinstance(generator, StyleNAT):
         own: dict[str, Any] = {"partitions": [format_partitions(level) for level in generator.partitions]}
     else:
@@ -165,11 +185,3 @@ def _precision(tensors: Tensors) -> str:
         if name != "mean_style" and tensor.is_floating_point():
             kinds.append(tensor.dtype)
     return str(kinds[0]).removeprefix("torch.")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

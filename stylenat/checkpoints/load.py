@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stylenat.attention.partitions import (
     Full,
@@ -30,7 +30,7 @@ from stylenat.models.base import Generator
 from stylenat.models.build import build_generator
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.stylenat import StyleNAT
-from stylenat.paths import find_path, from_json, to_json, workspace
+from stylenat.paths import find_path, read_json, to_json, workspace
 
 MODEL_FILE = "model.json"  # makes a folder a model
 LONGEST_SETTING = 1000  # characters of a list that is kept
@@ -63,7 +63,8 @@ class Checkpoint:
             UserError: it is not there, or holds a number that is not finite in float32.
         """
         if name not in self.networks:
-            raise UserError(f"{self.path} has no network {name!r}: it holds {', '.join(self.networks)}")
+            held = ", ".join(self.networks) or "nothing"
+            raise UserError(f"{self.path} has no network {name!r}: it holds {held}; get it again")
         copies = {}
         for key, tensor in self.networks[name]().items():
             # Copies: a file that is mapped may be gone tomorrow.
@@ -147,7 +148,7 @@ def _find(settings: Mapping[str, Any], name: str) -> Any:
 
 def _open_model(path: Path) -> Checkpoint:
     try:
-        facts = from_json((path / MODEL_FILE).read_text(encoding="utf-8"))
+        facts = read_json(path / MODEL_FILE)
         levels: list[GivenLevel] = []
         if "generator" not in facts:  # it is StyleNAT's
             levels += [parse_partitions(text) for text in facts["partitions"]]
@@ -236,6 +237,7 @@ def build_from(
     tensors = checkpoint.tensors(name)
     tensors.pop("mean_style", None)  # of model folders, for other programs: here it follows the weights
     generator: Generator
+    assumed = ""
     if "config" in checkpoint.facts and not (_is_stylenat(tensors) and _has_position_tables(tensors)):
         if partitions is not None and not _is_stylenat(tensors):
             raise UserError(f"partitions={partitions!r}: {checkpoint.path} is of a generator that has none")
@@ -246,9 +248,31 @@ def build_from(
             "is: give its run or model folder"
         )
     else:
-        generator = _build_stylenat(tensors, checkpoint, name, partitions)
+        generator, assumed = _build_stylenat(tensors, checkpoint, name, partitions)
+    _check_facts(checkpoint, generator)
     _fill(generator, tensors, f"{checkpoint.path}: {name}")
+    if assumed:
+        warnings.warn(
+            f"{checkpoint.path} stores no dilations: assumed the published rule, {assumed} (levels from 8 "
+            "on)",
+            stacklevel=3,
+        )
     return generator
+
+
+def _check_facts(checkpoint: Checkpoint, generator: Generator) -> None:
+    """Refuse a `model.json` that says another size than the tensors have."""
+    own = {
+        "resolution": generator.resolution,
+        "widths": list(generator.widths),
+        "latent_dim": generator.latent_dim,
+    }
+    for name, value in own.items():
+        if checkpoint.facts.get(name, value) != value:
+            raise UserError(
+                f"{checkpoint.path}: {MODEL_FILE} says {name} {checkpoint.facts[name]!r}, its tensors "
+                f"{value!r}: convert the model again"
+            )
 
 
 def _is_stylenat(tensors: Tensors) -> bool:
@@ -264,7 +288,7 @@ def _build_configured(checkpoint: Checkpoint) -> Generator:
     """The generator of a checkpoint's configuration, freshly initialized."""
     try:
         config = Config.from_dict(checkpoint.facts["config"])
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, UserError) as error:
         raise UserError(
             f"{checkpoint.path} holds no configuration ({error}): convert the run again"
         ) from None
@@ -273,16 +297,35 @@ def _build_configured(checkpoint: Checkpoint) -> Generator:
 
 def _build_stylenat(
     tensors: Tensors, checkpoint: Checkpoint, name: str, partitions: str | Sequence[GivenLevel] | None
-) -> StyleNAT:
-    """StyleNAT's generator of the tensors' shapes, on `meta`."""
+) -> tuple[StyleNAT, str]:
+    """StyleNAT's generator of the tensors' shapes, on `meta`; and its partitions where they are assumed."""
     try:
-        levels = _levels(tensors, checkpoint, partitions)
-        widths = [tensors[f"layers.{i}.blocks.0.attn.proj.weight"].shape[0] for i in range(len(levels))]
+        levels, is_assumed = _levels(tensors, checkpoint, partitions)
+        widths = [_length(tensors, f"layers.{i}.blocks.0.attn.proj.weight") for i in range(len(levels))]
         depth = sum(re.fullmatch(r"style\.\d+\.weight", key) is not None for key in tensors)
         with torch.device("meta"):
-            return StyleNAT(widths, levels, tensors["style.1.weight"].shape[0], depth)
+            generator = StyleNAT(widths, levels, _length(tensors, "style.1.weight"), depth)
+    except _Misshapen as error:
+        raise UserError(f"{checkpoint.path}: {name} is no generator, {error}") from None
     except (KeyError, IndexError) as error:
         raise UserError(f"{checkpoint.path}: {name} is no generator, it lacks the tensor {error}") from None
+    return generator, "/".join(map(format_partitions, levels[1:])) if is_assumed else ""
+
+
+class _Misshapen(Exception):
+    """A tensor has another number of dimensions than our networks' have."""
+
+
+def _length(tensors: Tensors, name: str) -> int:
+    """The first dimension of a tensor.
+
+    Raises:
+        KeyError: it is missing.
+        _Misshapen: it has no dimension.
+    """
+    if not tensors[name].ndim:
+        raise _Misshapen(f"{name!r} is a single number")
+    return len(tensors[name])
 
 
 def load_discriminator(path: str | Path) -> Discriminator:
@@ -295,8 +338,11 @@ def load_discriminator(path: str | Path) -> Discriminator:
     checkpoint = open_checkpoint(path)
     tensors = checkpoint.tensors("d")
     widths: list[int] = []
-    while (name := f"from_rgbs.{len(widths)}.conv.0.weight_orig") in tensors:
-        widths.append(tensors[name].shape[0])
+    try:
+        while (name := f"from_rgbs.{len(widths)}.conv.0.weight_orig") in tensors:
+            widths.append(_length(tensors, name))
+    except _Misshapen as error:
+        raise UserError(f"{checkpoint.path}: d is no discriminator, {error}") from None
     if not widths:
         raise UserError(f"{checkpoint.path}: d is no discriminator, it lacks the tensor {name!r}")
     with torch.device("meta"):
@@ -307,15 +353,19 @@ def load_discriminator(path: str | Path) -> Discriminator:
 
 def _fill(network: nn.Module, tensors: Tensors, where: str) -> None:
     """Give a network its tensors, all of them and no other."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    own = network.state_dict()
     misshapen = []
+    mistyped = []
     for name, tensor in tensors.items():
-        if name in shapes and tuple(tensor.shape) != shapes[name]:
-            misshapen.append(f"{name} {tuple(tensor.shape)} for {shapes[name]}")
+        if name in own and tensor.shape != own[name].shape:
+            misshapen.append(f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}")
+        elif name in own and tensor.is_floating_point() != own[name].is_floating_point():
+            mistyped.append(f"{name} {tensor.dtype} for {own[name].dtype}")
     problems = {
-        "lacks": [name for name in shapes if name not in tensors],
-        "has left over": [name for name in tensors if name not in shapes],
+        "lacks": [name for name in own if name not in tensors],
+        "has left over": [name for name in tensors if name not in own],
         "has of other shapes": misshapen,
+        "has of other types": mistyped,
     }
     sentences = []
     for problem, names in problems.items():
@@ -333,8 +383,8 @@ def _fill(network: nn.Module, tensors: Tensors, where: str) -> None:
 
 def _levels(
     tensors: Tensors, checkpoint: Checkpoint, partitions: str | Sequence[GivenLevel] | None
-) -> list[Level]:
-    """The partitions of every level from 4 on."""
+) -> tuple[list[Level], bool]:
+    """The partitions of every level from 4 on, and whether any dilation had to be assumed."""
     sides = resolutions(_count_levels(tensors))
     known = _known_levels(len(sides), checkpoint, partitions)
     levels = []
@@ -346,22 +396,19 @@ def _levels(
             if given is None:
                 given = _published_dilations(len(level), side, checkpoint.path)
                 is_assumed = True
-            level = _dilated(level, given, side)
+            try:
+                level = _dilated(level, given, side)
+            except UserError as error:
+                raise UserError(f"{checkpoint.path}: {error}; give partitions that do") from None
         levels.append(level)
-    if is_assumed:
-        text = "/".join(map(format_partitions, levels[1:]))
-        warnings.warn(
-            f"{checkpoint.path} stores no dilations: assumed the published rule, {text} (levels from 8 on)",
-            stacklevel=4,
-        )
-    return levels
+    return levels, is_assumed
 
 
 def _count_levels(tensors: Tensors) -> int:
     indices = [-1]
     for name in tensors:
-        if re.match(r"layers\.\d+\.", name):
-            indices.append(int(name.split(".")[1]))
+        if found := re.match(r"layers\.(\d{1,2})\.", name, re.ASCII):
+            indices.append(int(found[1]))
     return 1 + max(indices)
 
 
@@ -371,6 +418,11 @@ def _known_levels(
     """What is known of each level's dilations: as the user gives them, else as they are stored."""
     if partitions is None:
         stored = list(checkpoint.levels or [])
+        if "partitions" in checkpoint.facts and len(stored) != count:
+            raise UserError(
+                f"{checkpoint.path}: {MODEL_FILE} says partitions of {len(stored)} levels, its tensors are "
+                f"of {count}: convert the model again"
+            )
         return [*stored, *[None] * (count - len(stored))]
     given = partitions.split("/") if isinstance(partitions, str) else list(partitions)
     if len(given) != count - 1:
@@ -384,16 +436,26 @@ def _known_levels(
 def _undilated(tensors: Tensors, i: int) -> Level:
     """A level's partitions as far as tensors show them: all but the dilations."""
     prefix = f"layers.{i}.blocks.0.attn."
-    if (table := tensors.get(f"{prefix}tables.0")) is not None:
+    if (table := _table(tensors, f"{prefix}tables.0", 2)) is not None:
         return (ShiftedWindows(2 * table.shape[1], (int(len(table) ** 0.5) + 1) // 2),)
-    if (table := tensors.get(f"{prefix}rpb")) is not None:
+    if (table := _table(tensors, f"{prefix}rpb", 3)) is not None:
         return (Full(table.shape[0]),)
-    if (table := tensors.get(f"{prefix}rpb_rows")) is not None:
+    if (table := _table(tensors, f"{prefix}rpb_rows", 2)) is not None:
         return (Full(table.shape[0]),)
-    tables = [tensors[f"{prefix}rpb.0"]]
-    while (table := tensors.get(f"{prefix}rpb.{len(tables)}")) is not None:
+    tables: list[Tensor] = []
+    while (table := _table(tensors, f"{prefix}rpb.{len(tables)}", 3)) is not None:
         tables.append(table)
+    if not tables:
+        raise KeyError(f"{prefix}rpb.0")
     return tuple(HeadPartition(table.shape[0], (table.shape[1] + 1) // 2) for table in tables)
+
+
+def _table(tensors: Tensors, name: str, dimensions: int) -> Tensor | None:
+    """A relative position table, if there is one of that name."""
+    table = tensors.get(name)
+    if table is not None and table.ndim != dimensions:
+        raise _Misshapen(f"{name!r} has shape {tuple(table.shape)}, expected {dimensions} dimensions")
+    return table
 
 
 def _published_dilations(count: int, resolution: int, path: Path) -> list[int]:

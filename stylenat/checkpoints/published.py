@@ -4,9 +4,11 @@ Their layouts: old, `g`, `d`, `g_ema` and `args` at the top; new, the three of t
 """
 
 import argparse
+import itertools
 import re
+import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
@@ -125,6 +127,7 @@ _STORED: tuple[tuple[type[_Stored], str], ...] = (
     (_Array, "numpy.core.multiarray._reconstruct"),
     (_Array, "numpy._core.multiarray._reconstruct"),
 )
+MOST_SETTINGS = 100_000  # entries of a file's settings, however they are nested
 LONGEST_ARRAY = 100_000  # bytes of an array that a setting may hold
 
 # OmegaConf's classes, and the types that they name, so that its configurations are read without it.
@@ -158,16 +161,20 @@ def read_pt(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file needs any other class, which is named, or is damaged, or is no dict.
     """
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _check_stored(path)
     allowed: list[Any] = [argparse.Namespace, *_STORED]
     for name in _OMEGACONF:
         allowed.append((_Inert, name))
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what torch asks itself about unusual files
             # Mapped, so that optimizer states, two thirds of a file, are never read.
-            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
-        raise
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename:  # else it is of an offset that a cut file has not
+            raise
         if needed := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path} asks for {needed[1]}, which no checkpoint needs: nothing was run; do not trust it"
@@ -180,22 +187,52 @@ def read_pt(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(contents, dict):
         raise UserError(f"{path} holds {type(contents).__name__}, expected a dict with g_ema, g or d")
-    return {key: _plain(value) if key == "args" else value for key, value in contents.items()}
+    try:
+        args = _plain(contents.get("args"), itertools.count())
+    except (RecursionError, _TooMany):
+        raise UserError(
+            f"{path} holds settings that are nested too deeply or over {MOST_SETTINGS:,}: nothing was run; "
+            "do not trust it"
+        ) from None
+    return {**contents, "args": args} if "args" in contents else contents
 
 
-def _plain(value: Any) -> Any:
-    """Namespaces, OmegaConf's containers, paths and NumPy's values as dicts, lists, text and numbers."""
+def _check_stored(path: Path) -> None:
+    """Refuse a zip of compressed files: torch writes none, and reads all of one, however large it becomes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # torch says what is wrong
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UserError(f"{path} is a compressed zip, which torch.save never writes: get it again")
+
+
+class _TooMany(Exception):
+    """Settings of more entries than any configuration has, as where lists hold one another many times."""
+
+
+def _plain(value: Any, seen: Iterator[int]) -> Any:
+    """Namespaces, OmegaConf's containers, paths and NumPy's values as dicts, lists, text and numbers.
+
+    Args:
+        value: what a file holds.
+        seen: counts the values.
+    """
+    if next(seen) > MOST_SETTINGS:
+        raise _TooMany
     if isinstance(value, _Stored):
         return value.plain()
     if isinstance(value, argparse.Namespace):
-        return _plain(vars(value))
+        return _plain(vars(value), seen)
     if isinstance(value, _Inert):  # an OmegaConf container or node
         stored = value.stored
-        return _plain(stored.get("_content", stored.get("_val"))) if isinstance(stored, dict) else None
+        return _plain(stored.get("_content", stored.get("_val")), seen) if isinstance(stored, dict) else None
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): _plain(entry, seen) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, seen) for entry in value]
     return value
 
 
@@ -210,7 +247,8 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
         The state dicts of g_ema, g and d, as far as they are there, and the file's layout, "old" or "new".
 
     Raises:
-        UserError: there is none, one that holds more than tensors, or names a tensor twice.
+        UserError: there is none, one that holds more than tensors or claims more than the file has, or names
+            a tensor twice.
     """
     layout = "new" if "state_dicts" in contents else "old"
     held = contents["state_dicts"] if layout == "new" else contents
@@ -220,11 +258,27 @@ def state_dicts(contents: Mapping[str, Any], path: Path) -> tuple[dict[str, Tens
             continue
         if not all(isinstance(tensor, Tensor) for tensor in held[name].values()):
             raise UserError(f"{path}: {name} holds more than tensors; expected a state dict")
+        _check_plain(held[name], f"{path}: {name}", path.stat().st_size)
         found[name] = unwrapped(held[name], f"{path}: {name}")
     if not found:
         keys = ", ".join(map(repr, list(contents)[:5])) or "nothing"
         raise UserError(f"{path} has none of {', '.join(NETWORK_NAMES)}: it holds {keys}")
     return found, layout
+
+
+def _check_plain(tensors: Mapping[Any, Tensor], where: str, size: int) -> None:
+    """Refuse what is no dense tensor in memory, and tensors that take more than a file of `size` bytes."""
+    taken = 0
+    for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise UserError(f"{where} holds a tensor of name {name!r}: save a network's state dict")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise UserError(f"{where} holds {name!r}, no plain tensor: save a network's state dict")
+        taken += tensor.numel() * tensor.element_size()
+        if taken > size:
+            raise UserError(
+                f"{where} claims {taken:,} bytes up to {name!r}, more than the file has: do not trust it"
+            )
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -26,6 +26,7 @@ from stylenat.paths import (
     from_json,
     is_alive,
     making_folder,
+    read_json,
     remove,
     remove_folder,
     sweep,
@@ -44,6 +45,7 @@ LOG = "log.jsonl"
 LOG_OF_VERSION_0_1 = "metrics.jsonl"
 TEMPORARY_OF_VERSION_0_1 = re.compile(r"\.(?:.+\.(?P<file>\d+)\.tmp|\d{9}\.(?P<folder>\d+))")
 FOLDERS = (".", "generators", "samples", "state")
+INFO = {"nimg", "seconds", "peak_memory_bytes", "provenance"}  # what is known of every training state
 Line = dict[str, Any]
 State = Mapping[str, Mapping[str, Tensor]]
 
@@ -104,7 +106,7 @@ class Run:
         fields = _read_json(path)
         try:
             return Config.from_dict(fields)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, UserError) as error:
             raise UserError(f"{path} is no configuration ({error}): restore it or train anew") from None
 
     def check(self, config: Config) -> None:
@@ -199,7 +201,7 @@ class Run:
     def snapshots(self) -> list[int]:
         """The nimg of every snapshot, in order."""
         newest = self.newest()  # a stop between the two writes leaves one generator too many
-        found = [int(path.stem) for path in (self.path / "generators").glob("[0-9]*.safetensors")]
+        found = [int(path.stem) for path in _numbered(self.path / "generators", ".safetensors")]
         return sorted(nimg for nimg in found if nimg <= newest)
 
     def newest(self) -> int:
@@ -310,9 +312,14 @@ class Run:
         """
         path = self.state_path(nimg) / "info.json"
         entries = _read_json(path)
+        if not isinstance(entries, dict):
+            raise UserError(f"{path} is damaged (no JSON object): restore it or delete {path.parent}")
         digest = entries.pop("sha256", None)
         if digest not in (None, _sealed(entries)["sha256"]) or entries.get("nimg") != int(path.parent.name):
             raise UserError(f"{path} is damaged: restore it or delete {path.parent}")
+        if missing := INFO - entries.keys():
+            lacks = ", ".join(sorted(missing))
+            raise UserError(f"{path} is damaged (it lacks {lacks}): restore it or delete {path.parent}")
         known = entries.pop("config_sha256", None)
         if known not in (None, hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()):
             raise UserError(f"{self.path / CONFIG} was changed since the run was trained: restore it")
@@ -331,7 +338,7 @@ class Run:
         raise UserError(f"run {self.id} has no training state{which} in {self.path / 'state'}: train it on")
 
     def _states(self) -> list[Path]:
-        return sorted((self.path / "state").glob("[0-9]*"))
+        return _numbered(self.path / "state")
 
     # The training log
 
@@ -422,9 +429,13 @@ class Run:
         if not rest.startswith("{") or _is_json(rest):
             lines += [rest] if rest else []
         try:
-            return [from_json(line) for line in lines]
+            read = [from_json(line) for line in lines]
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete the broken line") from None
+        for number, line in enumerate(read, start=1):
+            if not isinstance(line, dict) or "nimg" not in line:
+                raise UserError(f"{path} is damaged (line {number} has no nimg): delete the broken line")
+        return read
 
     def _write_lines(self, name: str, lines: list[Line]) -> None:
         text = "".join(to_json(line) + "\n" for line in lines)
@@ -468,11 +479,15 @@ def _is_image(path: Path) -> bool:
     return content.endswith(b"IEND\xaeB`\x82")
 
 
+def _numbered(folder: Path, suffix: str = "") -> list[Path]:
+    """What a folder holds under names of digits, in order; a copy beside it, "… (copy)", is none of it."""
+    return sorted(
+        path for path in folder.glob(f"[0-9]*{suffix}") if path.name.removesuffix(suffix).isdecimal()
+    )
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        entries = from_json(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None
-    if not isinstance(entries, dict):
-        raise UserError(f"{path} is damaged (no JSON object): restore it or delete {path.parent}")
-    return entries

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from stylenat.errors import UserError
-from stylenat.paths import write_atomically
+from stylenat.paths import is_stream, write_atomically
 
 # What wrappers call the network that they hold; none of our modules has such a name.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 HASH = "sha256"  # in a file's metadata
+ADVICE = "get it again, or delete the snapshot that it is of and resume from an older one"
 Tensors = dict[str, Tensor]  # by name, as in a state dict
 
 
@@ -43,7 +44,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
             )
 
 
-def load_tensors(path: Path, advice: str = "restore it, or make it again") -> Tensors:
+def load_tensors(path: Path, advice: str = ADVICE) -> Tensors:
     """Read a safetensors file; one that `save_tensors` wrote has to have the hash that it had then.
 
     Args:
@@ -60,6 +61,8 @@ def load_tensors(path: Path, advice: str = "restore it, or make it again") -> Te
 
 def _read_tensors(path: Path, advice: str) -> Tensors:
     try:
+        if is_stream(path):
+            raise ValueError("a pipe or a device")
         tensors = safetensors.torch.load_file(path)
         with safetensors.safe_open(path, "pt") as file:
             stored = (file.metadata() or {}).get(HASH)

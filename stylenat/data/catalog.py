@@ -10,7 +10,7 @@ from stylenat.data.avatars import AVATARS, Avatars
 from stylenat.data.designs import FLUENT, NOTO_BY_DESIGN, FluentFaces, NotoByDesign
 from stylenat.data.sources import BUNDLED, USE_BUNDLED, Folder, NotoFaces, Source, Zip
 from stylenat.errors import UserError
-from stylenat.paths import find_path
+from stylenat.paths import find_path, is_stream
 
 
 class Named(NamedTuple):
@@ -54,7 +54,7 @@ def open_source(source: str | Path) -> Source:
             f"Dataset {str(source)!r} not found: {path.absolute()} does not exist; give a folder or zip of "
             f"images, or {USE_BUNDLED}"
         )
-    if not zipfile.is_zipfile(path):
+    if is_stream(path) or not zipfile.is_zipfile(path):
         raise UserError(
             f"{path} is neither a folder nor a zip; give a folder or zip of images, or {USE_BUNDLED}"
         )

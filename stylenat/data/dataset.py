@@ -221,5 +221,5 @@ def check_resolution_value(resolution: int) -> None:
     Raises:
         UserError: it is not.
     """
-    if not isinstance(resolution, int) or resolution < 1:
+    if not isinstance(resolution, int) or isinstance(resolution, bool) or resolution < 1:
         raise UserError(f"resolution {resolution!r} is no size in pixels; give a whole number such as 64.")

@@ -8,8 +8,9 @@ upscaling would feign detail.
 Left out, in upper or lower case, are files and folders whose name starts with a dot, `__MACOSX`, Thumbs.db
 and desktop.ini, and what `check` lists: the sidecars README, LICENSE, NOTICE, COPYING (with or without a text
 extension) and dataset.json; and, in a folder whose other images are all named seed0000.png and so on, as
-`stylenat sample` writes them, its grid.png and interpolation.gif. Every other file has to be an image; one
-that isn't is named in a `UserError`, none is skipped in silence.
+`stylenat sample` writes them, its grid.png and interpolation.gif. Every other file has to be an image, of at
+most 256 MB and no EPS, which is a program; one that isn't is named in a `UserError`, none is skipped in
+silence.
 
 A link is followed. One that leads back to a folder it is in adds nothing; a folder or file that links reach
 twice is refused, for its images would count twice and be trained on and held out at once.
@@ -23,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stylenat.errors import UserError
+from stylenat.paths import is_stream, sha256
 from stylenat.progress import progress
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ BUNDLED = "noto-faces"
 USE_BUNDLED = f"use {BUNDLED!r} or 'avatars' (portraits, built in)."
 NOTO_ASSET = Path(__file__).parent.parent / "assets" / "noto_faces.npz"
 NOTO_SHA256 = "15fd1c2dfb46459e9d253d9b82adcf8a0b40947f016f3fe3767f00126ca1b848"
+LARGEST_FILE = 2**28  # bytes of an image's file, as it is and out of a zip
 HOLD_OUT_EVERY = 5  # positions 4, 9, 14, … in name order are held out
 PROGRESS_FROM = 2000  # images; for fewer a bar would only flicker
 
@@ -270,7 +273,11 @@ class _Files(Source):
 
     @abstractmethod
     def open_member(self, member: str) -> IO[bytes]:
-        """Open a file for reading."""
+        """Open a file for reading.
+
+        Raises:
+            ValueError: no image is as large, or it is a pipe or a device.
+        """
 
     def _digests(self) -> Iterable[str]:
         return map(self._digest, with_progress(self.members, "hashing"))
@@ -278,7 +285,7 @@ class _Files(Source):
     def _digest(self, member: str) -> str:
         try:
             with self.open_member(member) as stream:
-                return hashlib.sha256(stream.read()).hexdigest()
+                return sha256(stream)
         except Exception as error:  # zipfile and its decompressors raise several kinds
             raise UserError(
                 f"{self.path / member} can't be read ({type(error).__name__}: {error}); replace or remove it."
@@ -288,7 +295,7 @@ class _Files(Source):
         """What `action` returns for an image; the error of one that fails names the file."""
         member = self.members[index]
         try:
-            with self.open_member(member) as stream, Image.open(stream) as image:
+            with self.open_member(member) as stream, Image.open(stream, formats=_formats()) as image:
                 return action(image)
         except UserError:
             raise
@@ -336,8 +343,9 @@ class Folder(_Files):
     def open_member(self, member: str) -> IO[bytes]:
         """See `_Files`."""
         file = self.path / member
-        if file.exists() and not file.is_file():
-            raise ValueError("a pipe or a device")  # which would be waited for
+        if is_stream(file):
+            raise ValueError("a pipe or a device")
+        _check_file_size(file.stat().st_size)
         return file.open("rb")
 
 
@@ -351,7 +359,7 @@ class Zip(_Files):
             entries = self._archive().infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # ValueError: a name's coding
             raise UserError(f"{path} is a damaged zip ({error}); pack its folder anew") from error
-        super().__init__(source, path, {entry.filename for entry in entries if not entry.is_dir()})
+        super().__init__(source, path, [entry.filename for entry in entries if not entry.is_dir()])
 
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -361,10 +369,25 @@ class Zip(_Files):
 
     def open_member(self, member: str) -> IO[bytes]:
         """See `_Files`."""
-        return self._archive().open(member)
+        entry = self._archive().getinfo(member)
+        _check_file_size(entry.file_size)  # no more than it says is inflated
+        return self._archive().open(entry)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}
+
+
+def _check_file_size(size: int) -> None:
+    """Refuse a file that would fill the memory; sizes are what a folder or a zip's list says."""
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size:,} bytes, over {LARGEST_FILE:,}")
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    """All that Pillow reads but EPS, which is a program: Pillow would let Ghostscript run it."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:

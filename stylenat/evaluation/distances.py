@@ -45,6 +45,11 @@ def as_matrix(features: Features) -> Tensor:
     Raises:
         UserError: another shape, or features that are not finite or so large that distances would not be.
     """
+    if not isinstance(features, Features):
+        raise UserError(
+            f"features are {type(features).__name__} {features!r}: give a tensor or array (images, "
+            "dimensions)"
+        )
     matrix = as_tensor(features).double()
     if matrix.ndim != 2:
         raise UserError(f"features have shape {tuple(matrix.shape)}; give (images, dimensions).")
@@ -184,13 +189,19 @@ def frechet_distance(a: Features | Gaussian, b: Features | Gaussian) -> float:
         first_set, second_set = as_matrices(2, a, b)
         if min(len(first_set), len(second_set)) < first_set.shape[1]:
             return _frechet_of_few(first_set, second_set)
-    first = Moments().update(a) if isinstance(a, Features) else a
-    second = Moments().update(b) if isinstance(b, Features) else b
+    first = _as_gaussian(a)
+    second = _as_gaussian(b)
     check_counts(2, first.count, second.count)
     _check_dimensions(len(first.mean), len(second.mean))
     if first.count > second.count:
         return _frechet_of_gaussians(second, first)
     return _frechet_of_gaussians(first, second)
+
+
+def _as_gaussian(x: Features | Gaussian) -> Gaussian:
+    """Mean and covariance of features; of anything else its own."""
+    is_gaussian = not isinstance(x, Features) and hasattr(x, "covariance")
+    return x if is_gaussian else Moments().update(x)  # type: ignore[arg-type,return-value]
 
 
 def _frechet_of_gaussians(a: Gaussian, b: Gaussian) -> float:
@@ -334,7 +345,7 @@ def precision_recall(real: Features, fake: Features, k: int = 3, block: int = BL
     Raises:
         UserError: another k, and as of every function here.
     """
-    if k < 1:
+    if not isinstance(k, int) or k < 1:
         raise UserError(f"k is {k}; give the number of neighbors, 1 or more.")
     reals, fakes = as_matrices(k + 1, real, fake)
     center = reals.mean(0)  # the shorter the vectors, the less their products cancel

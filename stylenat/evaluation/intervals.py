@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stylenat.errors import UserError
 from stylenat.evaluation.distances import (
     Features,
     Gaussian,
@@ -66,8 +67,10 @@ def intervals(
         The statistic's intervals by its names.
 
     Raises:
-        UserError: a set of fewer than 8 features or moments, or features that are not finite.
+        UserError: no split, a set of fewer than 8 features or moments, or features that are not finite.
     """
+    if not isinstance(splits, int) or splits < 1:
+        raise UserError(f"splits={splits!r}: give how often the sets are halved, 1 or more")
     rng = np.random.default_rng(seed)
     real_set = _as_set(real)
     fake_set = _as_set(fake)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stylenat.errors import UserError
 from stylenat.evaluation.distances import BLOCK, Features, as_matrices, check_counts, nearest
 
 RARE = 20  # memorization's threshold: one in 20 held-out images is nearer to a training image
@@ -75,8 +76,10 @@ def memorization(
         block: rows of distances in memory at once.
 
     Raises:
-        UserError: sets that are too small or don't compare, features that are not finite.
+        UserError: no neighbors, sets that are too small or don't compare, features that are not finite.
     """
+    if not isinstance(neighbors, int) or neighbors < 1:
+        raise UserError(f"neighbors {neighbors!r}: give how many to name, 1 or more")
     train_set, heldout_set, fake_set = as_matrices(1, train, heldout, fake)
     check_counts(neighbors, len(train_set))
     check_counts(RARE - 1, len(heldout_set))

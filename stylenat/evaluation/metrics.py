@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stylenat.errors import UserError, check_number, unknown
+from stylenat.errors import UserError, check_fields, check_number, unknown
 from stylenat.evaluation.distances import (
     frechet_distance,
     kernel_distance,
@@ -194,7 +194,7 @@ def parse_metrics(names: str | Iterable[str]) -> tuple[str, ...]:
     """
     given = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     for name in given:
-        if name not in METRICS:
+        if not isinstance(name, str) or name not in METRICS:
             raise unknown("metric", name, METRICS)
     if not given:
         raise UserError(f"no metric was given; choose from {', '.join(METRICS)}.")
@@ -228,7 +228,9 @@ class ScoreValue:
     @classmethod
     def from_dict(cls, entry: dict[str, float]) -> "ScoreValue":
         """Undo `to_dict`; records before version 0.2 call the two limits "floor" and "ceiling"."""
-        return cls(**{_OLD_PARTS.get(name, name): part for name, part in entry.items()})
+        made = cls(**{_OLD_PARTS.get(name, name): part for name, part in entry.items()})
+        check_fields(made)
+        return made
 
 
 _OLD_PARTS = {"floor": "real_vs_real", "ceiling": "noise"}
@@ -260,6 +262,20 @@ def values_from_dict(entries: dict[str, dict]) -> ScoreValues:
     return {score_key(name): ScoreValue.from_dict(entry) for name, entry in entries.items()}
 
 
+def _check_protocol(protocol: Any) -> None:
+    """Check that a protocol has what tables and cards show of it."""
+    metrics = protocol.get("metrics") if isinstance(protocol, dict) else None
+    if not isinstance(metrics, dict):
+        raise UserError("the protocol has no metrics")
+    for name, own in metrics.items():
+        for key in ("note", "network", "generated", "references"):
+            if not isinstance(own, dict) or key not in own:
+                raise UserError(f"the protocol of {name} has no {key}")
+        for split, entry in own["references"].items():
+            if not isinstance(entry, dict) or not {"n_real", "n_fake"} <= entry.keys():
+                raise UserError(f"the protocol of {name} has no n_real and n_fake of {split}")
+
+
 @dataclass(frozen=True)
 class Score:
     """Values, and the protocol that gives them a meaning.
@@ -287,9 +303,12 @@ class Score:
         """Undo `to_dict`.
 
         Raises:
-            UserError: a score of an unknown name.
+            UserError: a score of an unknown name, or a protocol that lacks what tables show.
+            KeyError: it has no values or no protocol.
         """
-        return cls(values_from_dict(entry["values"]), entry["protocol"])
+        values = values_from_dict(entry["values"])
+        _check_protocol(entry["protocol"])
+        return cls(values, entry["protocol"])
 
     def __str__(self) -> str:
         own = self.protocol["metrics"].values()

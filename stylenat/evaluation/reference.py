@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import zipfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,11 +21,12 @@ from stylenat.evaluation.distances import Gaussian, Moments
 from stylenat.evaluation.metrics import Metric
 from stylenat.evaluation.samples import dataset_batches
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
-from stylenat.paths import find_path
+from stylenat.paths import find_path, read_file
 from stylenat.progress import progress
 
 MOST = 1000  # images a side of the small protocol: its Fréchet distance is exact and takes seconds
 LEAST = 20  # images a side of any score
+LARGEST_ARRAY = 2**28  # bytes of an array of statistics: sigma of 5793 features
 ROUNDING = 1e-5  # of a stored covariance, relative to its largest variance
 CACHED = 4  # sets of real features in memory
 _MODES = {"legacy_pytorch": "inception-legacy", "clean": "inception-clean"}  # in the names of files
@@ -256,10 +258,8 @@ class Statistics(Reference):
         """
         file = find_path(path)
         try:
-            content = file.read_bytes()
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                mean = torch.from_numpy(arrays["mu"].astype(np.float64, casting="same_kind"))
-                covariance = torch.from_numpy(arrays["sigma"].astype(np.float64, casting="same_kind"))
+            content = read_file(file)
+            mean, covariance = _moments(content)
         except OSError as error:
             raise UserError(
                 f"statistics {file} can't be read ({error.strerror or error}): give clean-fid's .npz"
@@ -325,6 +325,37 @@ class Statistics(Reference):
         return {"split": self.name, "n_real": None, "statistics_sha256": self.manifest}
 
 
+def _moments(content: bytes) -> tuple[Tensor, Tensor]:
+    """`mu` and `sigma` of an `.npz`, float64."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return _array(archive, "mu"), _array(archive, "sigma")
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Tensor:
+    """An array of an `.npz`, float64.
+
+    Raises:
+        KeyError: there is none of that name.
+        ValueError: it is damaged, holds no real numbers, or would fill the memory.
+    """
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.file_size > LARGEST_ARRAY:
+        raise ValueError(f"{name} takes {entry.file_size:,} bytes, over {LARGEST_ARRAY:,}")
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(stream)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{name} is of {dtype}, no real numbers")
+    if math.prod(shape) * dtype.itemsize > entry.file_size:
+        raise ValueError(f"{name} says shape {shape}, more than its {entry.file_size:,} bytes")
+    with archive.open(entry) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    return torch.from_numpy(array.astype(np.float64))
+
+
 def _check_moments(mean: Tensor, covariance: Tensor, file: Path) -> None:
     """Check that a mean and a covariance can be those of features.
 
@@ -345,5 +376,15 @@ def _check_moments(mean: Tensor, covariance: Tensor, file: Path) -> None:
 
 
 def as_reference(dataset: ImageDataset | Statistics) -> Reference:
-    """What samples are compared with."""
-    return dataset if isinstance(dataset, Statistics) else RealImages(dataset)
+    """What samples are compared with.
+
+    Raises:
+        UserError: it is neither images nor statistics.
+    """
+    if isinstance(dataset, Statistics):
+        return dataset
+    if not isinstance(dataset, ImageDataset):
+        raise UserError(
+            f"reference {dataset!r} is no dataset: open it first, by open_dataset or open_reference"
+        )
+    return RealImages(dataset)

@@ -15,7 +15,7 @@ from stylenat.evaluation.distances import Moments
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
 from stylenat.models.base import Generator
 from stylenat.progress import progress
-from stylenat.sampling.sample import check_seeds, sample_batches
+from stylenat.sampling.sample import check_batch_size, check_seeds, sample_batches
 
 PROGRESS_FROM = 1000  # images
 SEEDS_APART = 10**6  # the images of seed s begin at seed s · 10⁶
@@ -131,9 +131,9 @@ class _FromTensor(Samples):
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
-        self.resolution = images.shape[-1]
+        self.resolution = images.shape[-1] if images.ndim else 0
         self.device = images.device
-        self.available = len(images)
+        self.available = len(images) if images.ndim else 0
 
     def check(self, count: int, resolution: int) -> None:
         wrong_shape = tuple(self.images.shape[1:]) != (3, resolution, resolution)
@@ -165,14 +165,20 @@ def as_samples(
         batch_size: images that a generator makes at once.
 
     Raises:
-        UserError: a seed that is none, or a psi that is not finite.
+        UserError: a source of another kind, a seed or batch size that is none, or a psi that is not finite.
     """
+    check_seeds([seed])
+    check_batch_size(batch_size)
     if isinstance(source, nn.Module):
         check_seeds([seed])
         check_number("truncation_psi", truncation_psi)
         return _FromGenerator(source, seed, truncation_psi, batch_size)
     if isinstance(source, Tensor):
         return _FromTensor(source)
+    if not isinstance(source, ImageDataset):
+        raise UserError(
+            f"images to score are {type(source).__name__}: give a generator, a dataset or uint8 (N, 3, R, R)"
+        )
     return _FromDataset(source)
 
 

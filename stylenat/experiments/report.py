@@ -17,7 +17,6 @@ from stylenat.attention.partitions import (
     resolutions,
 )
 from stylenat.attention.reference import receptive_field
-from stylenat.errors import UserError
 from stylenat.experiments.analysis import Analysis, Comparison, analyze
 from stylenat.experiments.grid import Cell, Grid, grid_names, load_grid
 from stylenat.experiments.scoring import SCORED, grid_folder, read_scores
@@ -26,9 +25,9 @@ from stylenat.experiments.views import Views, read_views
 from stylenat.figures.ablation import ArmViews, Rung, arm_samples, arm_views, ladder
 from stylenat.figures.attention import head_parts
 from stylenat.figures.results import recorded_samples
-from stylenat.paths import workspace, write_atomically
+from stylenat.paths import workspace
 from stylenat.reporting import markdown
-from stylenat.reporting.records import RunRecord, read_record, record_path
+from stylenat.reporting.records import RunRecord, read_csv, read_record, record_path
 
 PLANNED = "avatars-32"  # whose arms docs/ablation.md shows
 SMOKE = "smoke"  # shows that it runs: never among the results
@@ -120,7 +119,7 @@ def cell_table(cells: Sequence[Cell]) -> pd.DataFrame:
 def cost_table(grid: str) -> pd.DataFrame | None:
     """What each arm costs, measured in one run; None where it was not."""
     path = grid_folder(grid) / COSTS
-    return pd.read_csv(path) if path.is_file() else None
+    return read_csv(path) if path.is_file() else None
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -301,23 +300,8 @@ def page_blocks() -> dict[Path, dict[str, str]]:
         arms = to_markdown(plan_table(load_grid(PLANNED)))
         pages[page] = {"arms": arms, "results": page_block(analyses)}
     for path, blocks in pages.items():
-        _replaced(path, blocks)
+        markdown.check_blocks(path, blocks)
     return pages
-
-
-def _replaced(path: Path, blocks: Mapping[str, str]) -> str:
-    """A page's text with other blocks.
-
-    Raises:
-        UserError: it lacks their markers.
-    """
-    text = path.read_text(encoding="utf-8")
-    for name, body in blocks.items():
-        try:
-            text = markdown.replace_block(text, name, body)
-        except UserError as error:
-            raise UserError(f"{path.name}: {error}") from None
-    return text
 
 
 def update_pages(pages: Mapping[Path, Mapping[str, str]] | None = None) -> None:
@@ -330,4 +314,4 @@ def update_pages(pages: Mapping[Path, Mapping[str, str]] | None = None) -> None:
         UserError: as of `page_blocks`.
     """
     for path, blocks in (page_blocks() if pages is None else pages).items():
-        write_atomically(path, _replaced(path, blocks))
+        markdown.fill_blocks(path, blocks)

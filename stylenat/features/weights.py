@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import io
 import os
+import re
 import urllib.request
 import warnings
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from stylenat.errors import UserError
-from stylenat.paths import find_path, write_atomically
+from stylenat.paths import find_path, read_file, write_atomically
 from stylenat.progress import progress
 
 if TYPE_CHECKING:
@@ -114,10 +115,12 @@ def read_weights(
             download that fails; names path, hash and fix.
     """
     expected = (sha256 or file.sha256 or "").lower()
+    if expected and not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise UserError(f"sha256 {sha256!r} is no hash: give its 64 hexadecimal digits")
     places = weight_places(file, path)
     try:
         found = next((place for place in places if place.exists()), None)
-        content = found.read_bytes() if found else None
+        content = read_file(found) if found else None
     except OSError as error:
         raise UserError(
             f"{error.filename} can't be read ({error.strerror}): it has to be the file "

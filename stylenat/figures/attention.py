@@ -12,6 +12,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from stylenat.attention.partitions import Full, Partition, ShiftedWindows
+from stylenat.errors import UserError
 from stylenat.figures.style import GRAY, WIDTH
 from stylenat.models.base import Generator
 from stylenat.sampling.attention_maps import attention_maps, by_partition
@@ -84,8 +85,10 @@ def attention_figure(
         truncation_psi: see `truncate`.
 
     Raises:
-        UserError: no such level or block, or a query outside of the grid.
+        UserError: no such level or block, no query, or one outside of the grid.
     """
+    if not queries:
+        raise UserError('no query is given: give one or more, {"name": (row, column)}')
     parts = head_parts(generator.attention(level, block).partitions)
     w = styles(generator, [seed], truncation_psi)  # (1, style_dim)
     maps = {}

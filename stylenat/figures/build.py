@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
@@ -10,11 +9,9 @@ from stylenat.checkpoints.load import load_generator
 from stylenat.data.avatars import AVATARS
 from stylenat.data.dataset import open_dataset
 from stylenat.data.sources import BUNDLED
-from stylenat.errors import UserError
 from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
-    LOSSES,
     bubble_chart,
     receptive_fields,
     recorded_samples,
@@ -25,7 +22,7 @@ from stylenat.figures.study import human_study
 from stylenat.paths import workspace
 from stylenat.presets import get_config
 from stylenat.reporting.paper import published_numbers
-from stylenat.reporting.records import RunRecord, load_records
+from stylenat.reporting.records import RunRecord, load_records, read_log
 from stylenat.reporting.study import differences, published_groups
 
 
@@ -33,7 +30,8 @@ def draw_figures() -> dict[str, Figure]:
     """Every figure but the ablation's, by the names of their files.
 
     Raises:
-        UserError: a broken record, a damaged bundled model, or a paper.csv that lacks a number.
+        UserError: a broken record, log or image of a run, a damaged bundled model, or a paper.csv that lacks
+            a number.
     """
     records = load_records()
     avatars = open_dataset(AVATARS, 64, "heldout").stack(range(32))
@@ -71,25 +69,11 @@ def _model_figures(model: Path) -> dict[str, Figure]:
 def _run_figures(record: RunRecord) -> dict[str, Figure]:
     """A run's curves and samples by name, as far as they are recorded."""
     figures = {}
-    log = record.folder() / "log.csv"
-    if log.is_file():
-        figures[f"curves-{record.run_id}"] = training_curves(_read_log(log), record.history)
+    log = read_log(record.run_id)
+    if log is not None:
+        figures[f"curves-{record.run_id}"] = training_curves(log, record.history)
     samples = recorded_samples(record)
     if samples is not None:
         sheet = torch.tensor(samples).permute(2, 0, 1)[None]  # (1, 3, H, W)
         figures[f"samples-{record.run_id}"] = sample_grid(sheet, columns=1)
     return figures
-
-
-def _read_log(path: Path) -> pd.DataFrame:
-    """A recorded training log.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        log = pd.read_csv(path)
-        log[["nimg", *LOSSES]].astype(float)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from git or score the run again") from None
-    return log

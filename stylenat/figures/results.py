@@ -201,8 +201,8 @@ def recorded_samples(record: RunRecord) -> np.ndarray | None:
         return None
     try:
         return np.asarray(Image.open(path).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
-        raise UserError(f"{path} is damaged ({error}): restore it from git or score the run again") from None
+    except Exception as error:  # Pillow's decoders raise a dozen kinds
+        raise UserError(f"{path} is no readable image ({error}): restore it from git") from None
 
 
 def ablation_comparison(records: Sequence[RunRecord]) -> Figure:

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stylenat.data.dataset import ImageDataset
+from stylenat.errors import UserError
 from stylenat.evaluation.memorization import Memorization
 from stylenat.figures.style import DPI, GRAY, WIDTH
-from stylenat.images import enlarge, image_grid
+from stylenat.images import check_images, enlarge, image_grid
 from stylenat.models.base import Generator
 from stylenat.sampling.sample import Seeds, check_seeds, interpolate, mix_styles, render, styles
 
@@ -38,6 +39,9 @@ def sample_grid(images: Tensor, columns: int = 8) -> Figure:
 
 def _draw_sheet(images: Tensor, columns: int, left: float = 0.0, top: float = 0.0) -> _Sheet:
     """A figure of images, with margins in inches."""
+    check_images(images)
+    if not isinstance(columns, int) or columns < 1:
+        raise UserError(f"columns={columns!r}: give the images of a row, 1 or more")
     side = images.shape[-1]
     room = round((WIDTH - left) * DPI) - (columns - 1) * GAP
     scale = max(1, room // (columns * side))
@@ -114,7 +118,12 @@ def truncation_sweep(
         generator: any generator.
         seeds: one a row.
         psis: one a column.
+
+    Raises:
+        UserError: no psi.
     """
+    if not len(psis):
+        raise UserError("no psi is given: give one or more, such as 0.7")
     w = torch.stack([_styles(generator, seeds, psi) for psi in psis], dim=1)  # (seeds, psis, style_dim)
     columns = [f"ψ = {psi:g}" for psi in psis]
     return _draw_labeled(_render(generator, w.flatten(0, 1)), columns, _seed_labels(seeds)).figure
@@ -205,8 +214,10 @@ def interpolation_strip(
         truncation_psi: 1 for none.
 
     Raises:
-        UserError: another space, fewer than two seeds, or no frame.
+        UserError: no space or another one, fewer than two seeds, or no frame.
     """
+    if not spaces:
+        raise UserError("no space is given: take 'w' or 'z', or both")
     ways = []
     for space in spaces:
         ways.append(interpolate(generator, seeds, frames, space=space, truncation_psi=truncation_psi))

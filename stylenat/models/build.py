@@ -7,6 +7,7 @@ import torch
 
 from stylenat.attention.partitions import local_levels
 from stylenat.config import Config
+from stylenat.errors import UserError
 from stylenat.models.base import Generator
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.hit import HiT
@@ -18,7 +19,7 @@ from stylenat.stages import HiTStage, SynthesisStage
 LEAST_KERNEL = 3  # of a neighborhood: fits every level
 
 
-def build_generator(config: Config | str, **overrides: Any) -> Generator:
+def build_generator(config: Config | str, /, **overrides: Any) -> Generator:
     """A freshly initialized generator: z `(B, latent_dim)` → images `(B, 3, R, R)`.
 
     Args:
@@ -65,7 +66,7 @@ def share_first_weights(generator: Generator, config: Config) -> None:
             tensor.copy_(common[name])
 
 
-def build_discriminator(config: Config | str, **overrides: Any) -> Discriminator:
+def build_discriminator(config: Config | str, /, **overrides: Any) -> Discriminator:
     """A freshly initialized discriminator: images `(B, 3, R, R)` → logits `(B, 1)`.
 
     Args:
@@ -79,4 +80,13 @@ def build_discriminator(config: Config | str, **overrides: Any) -> Discriminator
 
 
 def _resolve(config: Config | str, overrides: dict[str, Any]) -> Config:
-    return get_config(config, **overrides) if isinstance(config, str) else config
+    if isinstance(config, str):
+        return get_config(config, **overrides)
+    if not isinstance(config, Config):
+        raise UserError(f"{config!r} is no configuration: give one, or a preset's name")
+    if overrides:
+        raise UserError(
+            f"a configuration was given, and {', '.join(overrides)} besides: replace fields with "
+            "dataclasses.replace, or give a preset's name"
+        )
+    return config

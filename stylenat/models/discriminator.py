@@ -171,6 +171,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
+        if not widths:
+            raise UserError("a discriminator of no widths: give one for each of 4, 8, …, R/2")
         self.resolution = 2 * resolutions(len(widths))[-1]
         down = widths[::-1]
         self.from_rgbs = nn.ModuleList(FromRGB(width) for width in down)
@@ -185,6 +187,9 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, R, R)` → logits `(B, 1)`."""
+        side = self.resolution
+        if images.ndim != 4 or sizes(images)[1:] != (3, side, side):
+            raise UserError(f"images of shape {sizes(images)}: give (B, 3, {side}, {side})")
         bands = haar(images)  # (B, 12, R/2, R/2)
         features = self.from_rgbs[0](bands)  # (B, C, R/2, R/2)
         for conv, from_rgb in zip(self.convs, self.from_rgbs[1:], strict=True):

@@ -195,6 +195,8 @@ class StyleNAT(Generator):
             raise UserError(
                 f"{len(widths)} widths and {len(partitions)} partitions: give one of each for every level"
             )
+        if not widths:
+            raise UserError("0 widths: give one for each of the levels 4, 8, …")
         super().__init__(resolutions(len(widths)), widths, latent_dim)
         self.partitions = tuple(tuple(level) for level in partitions)
         self.style = nn.Sequential(PixelNorm(), *(MappingLayer(latent_dim) for _ in range(mapping_depth)))
@@ -220,11 +222,18 @@ class StyleNAT(Generator):
 
     def mapping(self, z: Tensor) -> Tensor:
         """Latents z `(B, latent_dim)` → styles w `(B, latent_dim)`."""
+        if z.ndim != 2 or sizes(z)[1] != self.latent_dim:
+            raise UserError(f"latents of shape {sizes(z)}: give (B, {self.latent_dim})")
         return self.style(z)
 
     def synthesis(self, w: Tensor) -> Tensor:
         """Styles w `(B, latent_dim)`, or w+ `(B, num_styles, latent_dim)`, → images `(B, 3, R, R)`."""
         plus = w[:, None].expand(-1, self.num_styles, -1) if w.ndim == 2 else w
+        if plus.ndim != 3 or sizes(plus)[1:] != (self.num_styles, self.latent_dim):
+            raise UserError(
+                f"styles of shape {sizes(w)}: give (B, {self.latent_dim}) or "
+                f"(B, {self.num_styles}, {self.latent_dim})"
+            )
         styles = plus.unbind(1)  # num_styles of (B, latent_dim)
         x = self.input(w.shape[0])  # (B, 4, 4, C)
         image: Tensor | None = None

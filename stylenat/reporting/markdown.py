@@ -78,3 +78,35 @@ def replace_blocks(text: str, bodies: Mapping[str, str]) -> str:
 def rewrite_blocks(path: Path, bodies: Mapping[str, str]) -> None:
     """`replace_blocks` of a page's file, atomically."""
     write_atomically(path, replace_blocks(path.read_text(encoding="utf-8"), bodies))
+
+
+def check_blocks(path: Path, names: Iterable[str]) -> None:
+    """Check that a page's file has the markers of some blocks.
+
+    Raises:
+        UserError: names the page that lacks a block's markers.
+    """
+    _filled(path, dict.fromkeys(names, ""))
+
+
+def fill_blocks(path: Path, bodies: Mapping[str, str]) -> None:
+    """Replace some blocks of a page's file, atomically, and leave its others as they are.
+
+    Args:
+        path: of the page.
+        bodies: by name of the block.
+
+    Raises:
+        UserError: names the page that lacks a block's markers.
+    """
+    write_atomically(path, _filled(path, bodies))
+
+
+def _filled(path: Path, bodies: Mapping[str, str]) -> str:
+    page = path.read_text(encoding="utf-8")
+    try:
+        for name, body in bodies.items():
+            page = replace_block(page, name, body)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+    return page

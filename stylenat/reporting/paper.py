@@ -8,7 +8,9 @@ import pandas as pd
 
 from stylenat.errors import UserError
 from stylenat.paths import workspace
+from stylenat.reporting.records import read_csv
 
+COLUMNS = ("system", "quantity", "dataset", "resolution", "value", "unit", "uncertainty", "source", "note")
 UNVERIFIED = "secondary, unverified"  # begins the note of a number that no primary source could be had for
 
 
@@ -77,7 +79,7 @@ def published_numbers() -> PublishedNumbers:
     Raises:
         UserError: a value that is no number, or two rows of one key; names the row.
     """
-    table = pd.read_csv(workspace("results", "paper.csv"), dtype=str, keep_default_na=False)
+    table = read_csv(workspace("results", "paper.csv"), COLUMNS, dtype=str, keep_default_na=False)
     numbers = PublishedNumbers()
     for row in table.itertuples():
         key = Key(row.system, row.quantity, row.dataset, row.resolution)

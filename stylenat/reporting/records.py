@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from stylenat.errors import UserError
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.evaluation.metrics import Score, ScoreValues, values_from_dict, values_to_dict
-from stylenat.paths import from_json, to_json, workspace, write_atomically
+from stylenat.paths import from_json, read_json, to_json, workspace, write_atomically
 from stylenat.reporting.typed import check_type
 
 
@@ -152,7 +154,7 @@ class RunRecord:
         """Undo `to_dict`; records of version 0.1 are read, too.
 
         Raises:
-            UserError: an entry or a score of an unknown name.
+            UserError: an entry or a score of an unknown name, or a value of another type.
             KeyError: a required entry is missing.
             TypeError: an entry of another type.
             AttributeError: the same.
@@ -174,7 +176,7 @@ class RunRecord:
         if "attention" in modern:
             typed["attention"] = tuple(modern["attention"])
         record = cls(**modern | typed)
-        check_type(record, cls, "record")
+        check_type(record, cls, "")
         for name in ("variant", "partitions"):  # of the configuration, which tables show
             check_type(record.config.get(name, ""), str, f"config.{name}")
         if record.score:
@@ -246,6 +248,11 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.10g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
+def is_run_id(text: str) -> bool:
+    """Whether a run may have that name, which is its folder's: it leads to no other place."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text) is not None
+
+
 def record_path(run_id: str) -> Path:
     """The file of a run's record, `results/runs/<run id>/result.json`."""
     return workspace("results", "runs", run_id, "result.json")
@@ -257,7 +264,7 @@ def check_run_id(run_id: str) -> None:
     Raises:
         UserError: it is not.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", run_id):
+    if not is_run_id(run_id):
         raise UserError(f"run id {run_id!r}: use lower-case letters, digits, '.', '_' and '-' only")
 
 
@@ -288,7 +295,7 @@ def read_record(path: Path) -> RunRecord:
     """
     where = path.relative_to(workspace()).as_posix()
     try:
-        entries = from_json(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except ValueError as error:
         raise UserError(f"{where} is no valid JSON ({error}): restore it from git or run again") from None
     if not isinstance(entries, dict):
@@ -301,11 +308,46 @@ def read_record(path: Path) -> RunRecord:
     try:
         return RunRecord.from_dict(entries)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}; restore it from git or score the run again") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{where} has entries of another form ({error}): restore it from git or score the run again"
         ) from None
+
+
+def read_csv(path: Path, columns: Collection[str] = (), **options: Any) -> pd.DataFrame:
+    """A table of `results/`.
+
+    Args:
+        path: of the file.
+        columns: that it has to have.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        OSError: there is none.
+        UserError: it is no CSV with these columns; names it.
+    """
+    try:
+        table = pd.read_csv(path, **options)
+    except (ValueError, pd.errors.ParserError) as error:  # an empty one, no UTF-8, text for a number
+        raise UserError(f"{path} can't be read ({error}): restore it from git") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}: restore it from git")
+    return table
+
+
+def read_log(run_id: str) -> pd.DataFrame | None:
+    """A recorded run's training log, or None where it has none.
+
+    Raises:
+        UserError: as of `read_csv`.
+    """
+    path = record_path(run_id).with_name("log.csv")
+    if not path.is_file():
+        return None
+    numbers = dict.fromkeys(("nimg", "loss_g", "loss_d"), float)
+    return read_csv(path, numbers, dtype=numbers)
 
 
 def load_records() -> list[RunRecord]:

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from stylenat.attention.partitions import resolutions
-from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.paths import check_writable, workspace, write_atomically
 from stylenat.reporting import markdown, study
@@ -315,18 +314,13 @@ def update_readme(path: Path | None = None) -> None:
         UserError: as of `build_tables`; markers are missing, doubled or in the wrong order. Nothing is
             written then.
     """
-    tables = _tables()
     readme = path or workspace("README.md")
+    markdown.check_blocks(readme, ("results", "claims"))  # before anything is written
+    check_writable(readme)
+    tables = _tables()
     bodies = {
         "results": "\n".join(tables[name][1] for name in ("runs", "published")),
         "claims": tables["readme-claims"][1],
     }
-    try:
-        page = readme.read_text(encoding="utf-8")
-        for name, body in bodies.items():  # the block of the ablation has its own function, upstairs
-            page = markdown.replace_block(page, name, body)
-    except UserError as error:
-        raise UserError(f"{readme.name}: {error}") from None
-    check_writable(readme)
     _write(tables)
-    write_atomically(readme, page)
+    markdown.fill_blocks(readme, bodies)

@@ -12,7 +12,7 @@ def check_type(value: Any, hint: Any, name: str) -> None:
         value: numbers, text, None, dicts, tuples, and dataclasses of these.
         hint: such as `int`, `float | None`, `dict[str, str]` or a dataclass; an int will do for a float, a
             bool for neither.
-        name: of the value, for the error.
+        name: of the value, for the error; of a dataclass it may be empty.
 
     Raises:
         TypeError: one of another type; names it.
@@ -35,7 +35,8 @@ def check_type(value: Any, hint: Any, name: str) -> None:
         _check_kind(value, hint, name)
         hints = get_type_hints(hint)
         for entry in fields(hint):
-            check_type(getattr(value, entry.name), hints[entry.name], f"{name}.{entry.name}")
+            place = f"{name}.{entry.name}" if name else entry.name
+            check_type(getattr(value, entry.name), hints[entry.name], place)
     else:
         _check_kind(value, hint, name)
 
@@ -51,4 +52,4 @@ def _check_union(value: Any, hint: Any, name: str) -> None:
 def _check_kind(value: Any, kind: Any, name: str) -> None:
     allowed = (int, float) if kind is float else (kind,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{name} is {type(value).__name__}, not {getattr(kind, '__name__', kind)}")
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}, expected {kind.__name__}")

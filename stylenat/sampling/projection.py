@@ -102,7 +102,7 @@ def project(generator: Generator, image: Tensor, *, steps: int = 300) -> Project
     size = generator.resolution
     if image.dtype != torch.uint8 or tuple(image.shape) != (3, size, size):
         raise UserError(f"image is {image.dtype} {tuple(image.shape)}: give torch.uint8 (3, {size}, {size})")
-    if steps < 1:
+    if not isinstance(steps, int) or steps < 1:
         raise UserError(f"steps={steps!r}: give 1 or more")
     lite0()  # missing weights show before any work
     mean = mean_style(generator)  # (style_dim,)

@@ -20,6 +20,8 @@ Seeds = Iterable[int] | np.ndarray | Tensor  # see `check_seeds`
 SHEET_SEEDS = 64
 SHEET_COLUMNS = 8
 SEEDS_END = 2**63  # no seed is as large
+MOST_AT_ONCE = 10**6  # images in one tensor
+MOST_FRAMES = 10_000  # of one interpolation
 MEAN_STYLES = 10_000  # styles whose mean truncation moves towards, of seed 0
 PROBES = 8  # styles that tell one mapping network from another
 
@@ -174,6 +176,16 @@ def truncate(generator: Generator, w: Tensor, truncation_psi: float) -> Tensor:
     return mean_style(generator).lerp(w, truncation_psi)
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Check that a batch size is a whole number of 1 or more.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch_size={batch_size!r} must be a whole number, 1 or more")
+
+
 def sample_batches(
     generator: Generator, seeds: Seeds, *, truncation_psi: float = 1.0, batch_size: int = 32
 ) -> Iterator[Tensor]:
@@ -187,8 +199,7 @@ def sample_batches(
     """
     numbers = check_seeds(seeds)
     check_number("truncation_psi", truncation_psi)
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be 1 or more")
+    check_batch_size(batch_size)
     for i in range(0, len(numbers), batch_size):
         batch = numbers[i : i + batch_size]
         names = [f"the image of seed {seed}" for seed in batch]
@@ -213,9 +224,16 @@ def sample_images(
         uint8 `(len(seeds), 3, R, R)` on the CPU.
 
     Raises:
-        UserError: as of `check_seeds`, a batch size below 1, a psi or an image that is not finite.
+        UserError: as of `check_seeds`, more than a million seeds, a batch size below 1, a psi or an image
+            that is not finite.
     """
-    batches = sample_batches(generator, seeds, truncation_psi=truncation_psi, batch_size=batch_size)
+    numbers = check_seeds(seeds)
+    if len(numbers) > MOST_AT_ONCE:
+        raise UserError(
+            f"{len(numbers):,} seeds are more than {MOST_AT_ONCE:,}: give fewer, or take sample_batches, "
+            "which keeps none of the images"
+        )
+    batches = sample_batches(generator, numbers, truncation_psi=truncation_psi, batch_size=batch_size)
     return torch.cat(list(batches))
 
 
@@ -263,12 +281,23 @@ def mix_styles(generator: Generator, coarse: Tensor, fine: Tensor, level: int) -
         w+ `(B, num_styles, style_dim)`.
 
     Raises:
-        UserError: there is no such level.
+        UserError: there is no such level, or the styles differ in number or size.
     """
+    check_same_shape(coarse, fine)
     below = generator.first_style(level)
     lower = coarse[:, None].expand(-1, below, -1)  # (B, below, style_dim)
     upper = fine[:, None].expand(-1, generator.num_styles - below, -1)
     return torch.cat([lower, upper], dim=1)
+
+
+def check_same_shape(a: Tensor, b: Tensor) -> None:
+    """Check that two tensors have one shape.
+
+    Raises:
+        UserError: they differ.
+    """
+    if a.shape != b.shape:
+        raise UserError(f"tensors of shapes {tuple(a.shape)} and {tuple(b.shape)}: give both of one shape")
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -281,7 +310,11 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
     Returns:
         `(…, L)`; straight interpolation where a and b have one direction or opposite ones.
+
+    Raises:
+        UserError: a and b differ in shape.
     """
+    check_same_shape(a, b)
     unit_a = a / a.norm(dim=-1, keepdim=True)
     unit_b = b / b.norm(dim=-1, keepdim=True)
     angle = torch.linalg.vecdot(unit_a, unit_b).clamp(-1, 1).acos()[..., None]  # (…, 1)
@@ -312,15 +345,21 @@ def interpolate(
         uint8 `((len(seeds) - 1) · frames + 1, 3, R, R)`.
 
     Raises:
-        UserError: another space, fewer than two seeds, no frame, a psi or an image that is not finite.
+        UserError: another space, fewer than two seeds, no frame or more than 10,000 in all, a psi or an image
+            that is not finite.
     """
     check_number("truncation_psi", truncation_psi)
     if space not in ("w", "z"):
         raise UserError(f"space {space!r} is unknown: interpolate in 'w' or 'z'")
     numbers = check_seeds(seeds)
-    if len(numbers) < 2 or frames < 1:
+    if len(numbers) < 2 or not isinstance(frames, int) or frames < 1:
         raise UserError(
             f"{len(numbers)} seeds and {frames} frames: give two seeds or more and one frame or more"
+        )
+    if (len(numbers) - 1) * frames > MOST_FRAMES:
+        raise UserError(
+            f"{len(numbers)} seeds and {frames} frames from each to the next: give at most {MOST_FRAMES:,} "
+            "in all"
         )
     z = latents(generator, numbers).to(generator.device, generator.dtype)  # (seeds, latent_dim)
     if space == "z":

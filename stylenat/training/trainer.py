@@ -124,9 +124,8 @@ class Trainer:
             total = loss
             if weight:
                 for images, logits in ((real, real_logits), (fake, fake_logits)):
-                    total = total + weight * consistency_loss(
-                        logits, self.discriminator(self._augmented(images))
-                    )
+                    augmented_logits = self.discriminator(self._augmented(images))
+                    total = total + weight * consistency_loss(logits, augmented_logits)
         return total, loss
 
     def _r1_step(self, real: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from helpers import make_inputs, refusal, relative_error
 
 from stylenat.attention import dispatch as auto
-from stylenat.attention import tiled
+from stylenat.attention import fused, tiled
 from stylenat.attention.dispatch import choices
 from stylenat.attention.functional import neighborhood_attention
 from stylenat.attention.partitions import parse_partitions
@@ -71,6 +71,7 @@ def always(q, bias, gradients):
 @pytest.fixture
 def inject(monkeypatch):
     monkeypatch.setattr(auto, "_choices", {})
+    monkeypatch.setitem(auto.BACKENDS, "fused", auto.Backend(fused.attend))  # no candidate
     calls = {}
 
     def add(name, attend, **options):
@@ -167,6 +168,38 @@ def test_a_wrong_gradient_is_no_fault_in_inference(inject):
     inject("new", wrong_gradient)
     attend(requires_grad=False)
     assert not choices()[0].left_out
+
+
+def test_a_preferred_backend_is_taken_unmeasured_where_it_is_right(inject):
+    """Times vary, and a run that goes on has to compute what it would have computed."""
+    inject("slow", slow, preferred=True)
+    attend()
+    (choice,) = choices()
+    assert choice.backend == "slow" and not choice.milliseconds
+    assert str(choice).endswith("training: slow (preferred where it is right)")
+
+
+def test_a_preferred_backend_is_left_out_where_it_is_wrong(inject):
+    inject("new", wrong_gradient, preferred=True)
+    attend()
+    (choice,) = choices()
+    assert choice.backend == "tiled"
+    assert "new left out: relative error" in str(choice)
+
+
+def test_on_a_cpu_candidates_are_checked_at_small_dilations(inject):
+    """A window of 7 tokens, 64 apart, would be checked on 456 × 456 of them."""
+    seen = []
+
+    def watch(q, k, v, partitions, bias, scale):
+        seen.append((q.shape[1], [part.dilation for part in partitions]))
+        return tiled.attend(q, k, v, partitions, bias, scale)
+
+    inject("watched", watch, preferred=True)
+    parts = parse_partitions("1x3@1,1x3@21")
+    q, k, v, bias = make_inputs(1, 64, 64, parts, dtype=torch.float32)
+    neighborhood_attention(q, k, v, parts, bias)
+    assert seen == [(14, [1, 2]), (64, [1, 21])]
 
 
 def test_deterministic_mode_takes_deterministic_backends_only(inject):

@@ -373,7 +373,7 @@ def test_errors_of_the_function():
 
     assert (
         call(backend="cuda")
-        == "attention backend 'cuda' is unknown: take one of auto, tiled, reference, flex, natten"
+        == "attention backend 'cuda' is unknown: take one of auto, tiled, fused, reference, flex, natten"
     )
     assert call(k=k[:, :7]) == (
         "q, k, v of shapes (1, 8, 9, 3, 2), (1, 7, 9, 3, 2), (1, 8, 9, 3, 2): "

@@ -107,11 +107,13 @@ def attend(q, k, v, partition, bias):
 
 
 def test_an_older_attention_takes_the_place_of_today_s(tmp_path, monkeypatch):
-    monkeypatch.setitem(dispatch.BACKENDS, "tiled", dispatch.BACKENDS["tiled"])
+    for name in ("tiled", "fused"):
+        monkeypatch.setitem(dispatch.BACKENDS, name, dispatch.BACKENDS[name])
     folder = tmp_path / "stylenat" / "attention"
     folder.mkdir(parents=True)
     (folder / "tiled.py").write_text(OLD_TILED)
     cases.undo("attention", tmp_path)
+    assert not dispatch.BACKENDS["fused"].suits(torch.zeros(1), [], False), "it would be taken instead"
     q = torch.ones(1, 1, 1, 3, 1)
     partitions = parse_partitions("1x3@1,2x5@1")
     out = dispatch.BACKENDS["tiled"].attend(q, q, q, partitions, (0.25, 0.5), 2.0)

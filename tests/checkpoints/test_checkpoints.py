@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import GOLDEN, Plain, golden, make_record, refusal, relative_error, small_network
+from hostile_files import write_run
 from PIL import Image
 
 from stylenat.attention.partitions import Full, HeadPartition, format_partitions, parse_partitions
@@ -752,7 +753,7 @@ def test_sample_writes_the_same_images_whatever_is_sampled_with_them(capsys, tmp
     [
         (["--seeds", "3-1"], "seeds '3-1'"),
         (["--seeds", "a"], "seeds 'a'"),
-        (["--seeds", ""], "seeds ''"),
+        (["--seeds", ""], "'--seeds': it is empty"),
         (["--seeds", "-1"], "seeds '-1'"),
         (["--seeds", str(2**63)], "below 2**63"),
         (["--seeds", "9" * 5000], "below 2**63"),
@@ -843,3 +844,14 @@ def test_full_attention_of_every_level_is_recognized_from_tensors_alone(tmp_path
     assert loaded.partitions == generator.partitions
     z = torch.randn(2, 8)
     torch.testing.assert_close(loaded(z), generator(z))
+
+
+def test_a_copy_beside_snapshots_is_no_snapshot(tmp_path):
+    path = write_run(tmp_path / "run")
+    (path / "state" / "000000016 (copy)").mkdir()
+    shutil.copy(
+        path / "generators" / "000000016.safetensors", path / "generators" / "000000016 2.safetensors"
+    )
+    run = Run(path)
+    assert run.snapshots() == [16] and run.state_path().name == "000000016"
+    assert load_generator(path).resolution == 32

@@ -117,6 +117,10 @@ def test_maps_are_those_of_the_layers_own_input(generator, block):
     torch.testing.assert_close(attention_maps(generator, plus, 16, (3, 15), block=block), found)
 
 
+def _stop(*_):
+    raise RuntimeError("halfway")
+
+
 def test_nothing_is_left_behind_in_the_generator(generator):
     generator = copy.deepcopy(generator).requires_grad_()
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
@@ -124,8 +128,10 @@ def test_nothing_is_left_behind_in_the_generator(generator):
     assert not attention_maps(generator, w, 8, (1, 1)).requires_grad
     with pytest.raises(UserError):
         attention_maps(generator, w, 8, (8, 0))
-    with pytest.raises(ValueError, match="shorter"):  # an error on the way, at the last block
-        attention_maps(generator, w[:, None].expand(-1, generator.num_styles - 1, -1), 8, (1, 1))
+    last = generator.to_rgbs[-1].register_forward_pre_hook(_stop)
+    with pytest.raises(RuntimeError, match="halfway"):  # an error on the way, after the last block
+        attention_maps(generator, w, 8, (1, 1))
+    last.remove()
     with torch.no_grad():
         attention_maps(generator, w, 8, (1, 1))
         assert not torch.is_grad_enabled()
