@@ -18,11 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 class Lives:
     """Starts commands of `stylenat`, each in a process of its own, within milliseconds."""
 
-    def __init__(self, folder, workspace=None):
+    def __init__(self, folder):
         self.folder = folder
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         variables = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CI": "1"}
-        variables["STYLENAT_WORKSPACE"] = str(workspace or folder)
         self.server = subprocess.Popen(
             [sys.executable, __file__], env=variables, cwd=ROOT, text=True, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -34,9 +33,10 @@ class Lives:
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
-    def start(self, *words, limit=None):
+    def start(self, *words, limit=None, workspace=None):
         """The process id of a command; no file of it grows beyond `limit` bytes."""
-        return self.ask(words=[str(word) for word in words], limit=limit, folder=str(self.folder))
+        places = {"folder": str(self.folder), "workspace": str(workspace or self.folder)}
+        return self.ask(words=[str(word) for word in words], limit=limit, **places)
 
     def wait(self, pid):
         """The exit code, negative for a signal, and what the command wrote to stderr."""
@@ -79,19 +79,20 @@ def serve():
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         else:
-            answer = fork(request["words"], request["limit"], Path(request["folder"]))
+            answer = fork(**request)
         print(json.dumps(answer), flush=True)
 
 
-def fork(words, limit, folder):
+def fork(words, limit, folder, workspace):
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
-            file = os.open(folder / f"{name}-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            file = os.open(f"{folder}/{name}-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, number)
+        os.environ["STYLENAT_WORKSPACE"] = workspace
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         from stylenat.cli import main

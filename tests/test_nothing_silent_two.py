@@ -16,10 +16,13 @@ from helpers import ROOT, make_record, make_score, refusal
 from lives import Lives, until
 from test_commands import refused
 
+from stylenat import paths
+from stylenat.checkpoints import lock
 from stylenat.checkpoints.convert import convert
 from stylenat.checkpoints.load import MODEL_FILE, load_generator, open_checkpoint
 from stylenat.checkpoints.lock import LOCK, check_free, hold
 from stylenat.checkpoints.run import Run
+from stylenat.checkpoints.tensors import load_tensors
 from stylenat.cli import main
 from stylenat.evaluation.memorization import CopyShare
 from stylenat.experiments import record as experiment
@@ -79,6 +82,13 @@ def holder():
 
 
 @pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    server = Lives(tmp_path_factory.mktemp("lives"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
 def config():
     return get_config("smoke", **TINY)
 
@@ -130,6 +140,21 @@ def test_a_lock_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "x"]
 
 
+def test_a_file_that_its_holder_removes_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    """Between opening and locking it: who holds a file without a name would keep nobody out."""
+    lock_file = lock._lock
+    removed = []
+
+    def late(file, kind):
+        lock_file(file, kind)
+        if not removed:
+            removed.append((tmp_path / "x" / LOCK).unlink())
+
+    monkeypatch.setattr(lock, "_lock", late)
+    with hold(tmp_path / "x"):
+        assert "is in use" in refusal(check_free, tmp_path / "x")
+
+
 def test_many_threads_take_turns_without_a_race(tmp_path):
     inside = []
     overlaps = []
@@ -174,15 +199,11 @@ def test_a_finished_run_is_not_written_to(trained, config):
     assert {path: path.stat().st_mtime_ns for path in (trained.path, *trained.path.rglob("*"))} == before
 
 
-def test_two_trainings_at_once_leave_one_whole_run(tmp_path):
-    lives = Lives(tmp_path)
-    try:
-        words = ["train", "smoke", "--device", "cpu", "--out", tmp_path / "out", "--set"]
-        words += [f"{name}={value}" for name, value in (TINY | {"nimg": 64, "snapshot": 32}).items()]
-        pids = [lives.start(*words) for _ in range(3)]
-        ends = {pid: lives.wait(pid) for pid in pids}
-    finally:
-        lives.close()
+def test_two_trainings_at_once_leave_one_whole_run(lives, tmp_path):
+    words = ["train", "smoke", "--device", "cpu", "--out", tmp_path / "out", "--set"]
+    words += [f"{name}={value}" for name, value in (TINY | {"nimg": 64, "snapshot": 64}).items()]
+    pids = [lives.start(*words) for _ in range(2)]
+    ends = {pid: lives.wait(pid) for pid in pids}
     (winner,) = (pid for pid, (code, _) in ends.items() if code == 0)
     for pid, (code, error) in ends.items():
         if pid != winner:
@@ -214,7 +235,17 @@ def test_two_calls_of_sample_into_one_folder_are_refused(capsys, holder, trained
 # --- readers while a training writes
 
 
-def test_a_run_is_scored_as_it_was_when_scoring_began(trained, tmp_path, empty_workspace, monkeypatch):
+@pytest.fixture
+def scored_at_once(monkeypatch):
+    """Scores that take no time."""
+    found = SimpleNamespace(copies=CopyShare(0.0, 0.05, 0.01))
+    monkeypatch.setattr(experiment, "evaluate", lambda *words, **options: make_score(3.0))
+    monkeypatch.setattr(experiment, "nearest_training_images", lambda *words: (found, None))
+
+
+def test_a_run_is_scored_as_it_was_when_scoring_began(
+    trained, tmp_path, empty_workspace, scored_at_once, monkeypatch
+):
     """A snapshot that comes while the one before is scored: the record is all of one of them."""
     run = Run(shutil.copytree(trained.path, tmp_path / "runs" / trained.id))
     later = run.info() | {"nimg": 12, "seconds": 10**6}
@@ -226,9 +257,7 @@ def test_a_run_is_scored_as_it_was_when_scoring_began(trained, tmp_path, empty_w
             run.add_to_log({"nimg": 12, "seconds": 1.0, "peak_memory_bytes": 1})
         return make_score(3.0)
 
-    found = SimpleNamespace(copies=CopyShare(0.0, 0.05, 0.01))
     monkeypatch.setattr(experiment, "evaluate", meanwhile)
-    monkeypatch.setattr(experiment, "nearest_training_images", lambda *words: (found, None))
     record = score_run(run, "cpu", history=False)
     assert run.newest() == 12 and record.nimg == 8 and record.seconds < 10**6
     log = (empty_workspace / "results" / "runs" / run.id / "log.csv").read_text()
@@ -244,13 +273,21 @@ def test_a_line_that_is_being_written_is_no_damage(trained, tmp_path):
 
 
 def test_networks_of_a_run_are_of_one_snapshot(trained, tmp_path):
-    """The generator of nimg=12 is there and its state is not yet."""
+    """Of a newer one there is the state alone; and of one newer still the generator alone."""
     run = Run(shutil.copytree(trained.path, tmp_path / trained.id))
     shutil.copy(run.generator_path(4), run.generator_path(12))
+    run.generator_path(8).unlink()
     checkpoint = open_checkpoint(run.path)
-    state, _ = run.restore()
-    assert checkpoint.facts["nimg"] == 8
-    assert all(torch.equal(checkpoint.tensors("g_ema")[name], state["ema"][name]) for name in state["ema"])
+    assert checkpoint.facts["nimg"] == 4
+    state = load_tensors(run.state_path(4) / "generator.safetensors")
+    assert all(torch.equal(checkpoint.tensors("g")[name], tensor) for name, tensor in state.items())
+
+
+def test_a_record_is_of_one_snapshot(trained, tmp_path, empty_workspace, scored_at_once):
+    run = Run(shutil.copytree(trained.path, tmp_path / trained.id))
+    run.generator_path(8).unlink()
+    record = score_run(run, "cpu", history=False)
+    assert record.nimg == 4 and record.seconds == run.info(4)["seconds"]
 
 
 # --- writers
@@ -277,21 +314,25 @@ def test_of_many_writers_one_whole_file_stays(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.md"]
 
 
-def test_tables_and_figures_at_once_leave_whole_files(empty_workspace, capsys):
+def test_a_folder_that_is_written_to_is_swept(tmp_path):
+    """What a dead process left of a file of any kind, such as a table."""
+    left = tmp_path / f".stylenat-{paths._host()}-{2**22 + 1}-0123abcd-0.tmp"
+    left.write_text("part")
+    write_atomically(tmp_path / "table.md", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tables", "figures"])
+def test_tables_and_figures_at_once_leave_whole_files(lives, empty_workspace, name):
     blocks = ("results", "claims", "ablation")
-    marks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks]
+    marks = [f"<!-- {block}:begin -->\n<!-- {block}:end -->\n" for block in blocks]
     (empty_workspace / "README.md").write_text("".join(marks))
     write_record(make_record())
-    assert main(["tables"]) == 0 and main(["figures"]) == 0
+    assert main([name]) == 0
     expected = files(empty_workspace)
-    (empty_workspace / "lives").mkdir()
-    lives = Lives(empty_workspace / "lives", empty_workspace)
-    try:
-        pids = [lives.start(name) for name in ("tables", "figures", "tables", "figures")]
-        assert [lives.wait(pid) for pid in pids] == [(0, "")] * 4
-    finally:
-        lives.close()
-    shutil.rmtree(empty_workspace / "lives")
+    pids = [lives.start(name, workspace=empty_workspace) for _ in range(3)]
+    assert [lives.wait(pid) for pid in pids] == [(0, "")] * 3
     assert files(empty_workspace) == expected
 
 
@@ -318,16 +359,11 @@ def test_a_model_folder_is_replaced_as_a_whole(trained, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_signal_ends_other_commands_without_leftovers(tmp_path, trained):
-    lives = Lives(tmp_path)
-    try:
-        pid = lives.start(
-            "sample", trained.path, "--seeds", "0-9999", "--device", "cpu", "--out", tmp_path / "x"
-        )
-        until(lambda: (tmp_path / "x" / "seed0003.png").exists())
-        os.kill(pid, signal.SIGTERM)
-        code, error = lives.wait(pid)
-    finally:
-        lives.close()
+def test_a_signal_ends_other_commands_without_leftovers(lives, tmp_path, trained):
+    out = tmp_path / "x"
+    pid = lives.start("sample", trained.path, "--seeds", "0-9999", "--device", "cpu", "--out", out)
+    until(lambda: (out / "seed0003.png").exists())
+    os.kill(pid, signal.SIGTERM)
+    code, error = lives.wait(pid)
     assert code == 143 and error.startswith("stylenat: terminated; run the same command again")
-    assert error.count("\n") == 1 and not list((tmp_path / "x").glob(".*"))
+    assert error.count("\n") == 1 and not list(out.glob(".*"))
