@@ -163,7 +163,7 @@ def test_many_kills_leave_no_trace(lives, tmp_path, capsys):
     runs, hit = kill_often(lives, tmp_path, 80, nimg=640)
     with capsys.disabled():
         print(f"\n80 kills, {runs} runs, every file as unbroken; while it wrote {dict(hit)}")
-    assert sum(hit.values()) >= 20
+    assert sum(hit.values()) >= 10
 
 
 # --- SIGINT and SIGTERM
