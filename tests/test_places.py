@@ -107,7 +107,8 @@ def test_a_checkout_that_is_only_read_is_left_as_it_was(tree, tmp_path):
         source = tree / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     before = files_of(tree)
-    workspace = {"STYLENAT_WORKSPACE": str(tmp_path)}
+    # Where Numba keeps what it compiled if it can't write beside the package; the tests' user may be root.
+    workspace = {"STYLENAT_WORKSPACE": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
     for words in (
         ["tables"],
         ["train", "smoke", "--set", "nimg=16", "snapshot=16", "--device", "cpu"],

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 
+from stylenat.attention import fused
 from stylenat.benchmark import throughput
 from stylenat.benchmark.matmul import generator_products, macs
 from stylenat.benchmark.throughput import (
@@ -31,10 +32,11 @@ def generator():
 
 
 def test_rows_say_what_was_measured_and_how(generator):
+    backend = "fused" if fused.installed() else "tiled"
     rows = measure(generator, QUICK, "smoke", "cpu")
     assert [row.batch for row in rows] == [1, 2]
     for row in rows:
-        assert row.protocol == "quick" and row.backend == "tiled" and not row.tf32
+        assert (row.protocol, row.backend, row.tf32) == ("quick", backend, False)
         assert row.latency_ms_low <= row.latency_ms <= row.latency_ms_high
         assert row.times_matmul_low <= row.times_matmul <= row.times_matmul_high and row.matmul_ms > 0
         assert row.images_per_second == pytest.approx(1e3 * row.batch / row.latency_ms, rel=0.5)
@@ -43,7 +45,7 @@ def test_rows_say_what_was_measured_and_how(generator):
     shown = table(rows)
     assert list(shown["batch"]) == [1, 2]
     assert f"{rows[0].times_matmul:.2f} (" in shown["times matmul"][0]
-    assert describe(rows[0]).endswith("float32, attention by tiled; protocol quick: 2 rounds after 1")
+    assert describe(rows[0]).endswith(f"float32, attention by {backend}; protocol quick: 2 rounds after 1")
 
 
 def test_images_a_second_and_ratios_follow_from_the_times(generator, monkeypatch):
