@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers import ROOT
 from test_repository import tracked
 
@@ -82,6 +83,8 @@ def test_commands_in_an_ascii_terminal_without_home_and_network(tree, words):
 
 @pytest.mark.parametrize("words", [["presets"], ["data", "check", "ü"]], ids=" ".join)
 def test_commands_in_the_c_locale(tree, words):
+    if not torch.__file__.isascii():
+        pytest.skip("PyTorch itself is not imported from such a path where the locale is ASCII alone")
     done = in_tree(tree, "-m", "stylenat", *words, without=("LANG",), LC_ALL="C", PYTHONUTF8="0")
     assert b"Traceback" not in done.stderr
     assert (done.returncode, done.stderr.count(b"\n")) in ((0, 0), (2, 1)), done.stderr
