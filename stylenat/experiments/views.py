@@ -13,7 +13,7 @@ from stylenat.experiments.grid import Cell
 from stylenat.experiments.scoring import scores_path
 from stylenat.models.base import Generator
 from stylenat.paths import write_atomically
-from stylenat.sampling.attention_maps import attention_weights
+from stylenat.sampling.attention_maps import attention_input, attention_weights
 from stylenat.sampling.sample import styles
 
 SEEDS = range(8)  # of the images that views are averaged over
@@ -97,20 +97,13 @@ def attention_statistics(
     Raises:
         UserError: no such level or block.
     """
-    attention = generator.attention(level, block)
-    inputs: list[Tensor] = []
-    hook = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-    try:
-        with torch.no_grad():
-            generator.synthesis(w)
-    finally:
-        hook.remove()
+    attention, features = attention_input(generator, w, level, block)
     position = torch.arange(level, device=w.device)
     places = ((torch.arange(QUERIES) + 0.5) * level / QUERIES).long().tolist()
     found = []
     for row in places:
         for column in places:
-            weights = attention_weights(attention, inputs[0], (row, column)).double()  # (B, heads, n, n)
+            weights = attention_weights(attention, features, (row, column)).double()  # (B, heads, n, n)
             away = torch.hypot((position - row)[:, None].double(), (position - column).double())  # (n, n)
             entropy = torch.special.entr(weights).sum((2, 3))  # (B, heads)
             distance = (weights * away).sum((2, 3))

@@ -64,6 +64,15 @@ def attention_maps(
     Raises:
         UserError: no such level or block, or a query outside of the grid.
     """
+    return attention_weights(*attention_input(generator, w, level, block), query)
+
+
+def attention_input(generator: Generator, w: Tensor, level: int, block: int) -> tuple[Attention, Tensor]:
+    """The attention layer of a block, and what it is given for styles w: `(B, level, level, channels)`.
+
+    Raises:
+        UserError: no such level or block.
+    """
     attention = generator.attention(level, block)
     inputs: list[Tensor] = []
     hook = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
@@ -72,7 +81,7 @@ def attention_maps(
             generator.synthesis(w)
     finally:
         hook.remove()
-    return attention_weights(attention, inputs[0], query)
+    return attention, inputs[0]
 
 
 def by_partition(weights: Tensor, partitions: Sequence[HasHeads]) -> Tensor:
