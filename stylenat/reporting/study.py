@@ -1,7 +1,7 @@
 """A public human study of FFHQ-256: whose images people take for real, StyleNAT's or another model's.
 
-Stein et al. 2023: each person told 100 real from 100 generated images of one model, and nobody saw two
-models. A person's error rate is the share told wrongly; 0.5 means that real and generated look alike.
+Stein et al. 2023: each person judged 100 real and 100 generated images of one model, and nobody saw two
+models. A person's error rate is the share judged wrongly; 0.5 means that real and generated look alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ MODELS = {  # names in the study's own file
     "efficient-vdvae": "Efficient-VDVAE",
 }
 METHOD = (
-    "Error rate: share of 100 real and 100 generated images that a person told wrongly, mean over people ± "
+    "Error rate: share of 100 real and 100 generated images that a person judged wrongly, mean over people ± "
     "standard error; 0.5 would mean that they look alike. Differences: Welch's 95 % interval and p. HiT was "
     "not shown. Published data of Stein et al. 2023 (layer6ai-labs/dgm-eval), not collected by this project."
 )
