@@ -27,7 +27,7 @@ def human_study(groups: Sequence[Group], found: Sequence[Difference]) -> Figure:
     for one in found:
         color = GRAY if one.low <= 0 <= one.high else COLORS[0]
         _draw_row(right, rows[one.model], one.value, one.low, one.high, color)
-    left.set_xlabel("share told wrongly ± standard error", fontsize=10)
+    left.set_xlabel("share judged wrongly ± standard error", fontsize=10)
     right.set_xlabel(f"{OURS} minus the model, 95 %", fontsize=10)
     left.set_title("Real or generated? FFHQ-256", loc="left", fontsize=11)
     right.set_title(f"{OURS} looks more real →", loc="left", fontsize=11)
