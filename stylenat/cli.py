@@ -98,8 +98,11 @@ _partitions_option = click.option(
 
 @click.group(cls=_Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stylenat", message="%(prog)s %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Train, score and tabulate StyleNAT."""
+    if context.invoked_subcommand != "train" and LAUNCHED in os.environ and os.environ["WORLD_SIZE"] != "1":
+        raise UserError(f"{context.invoked_subcommand} is for one process: run it without torchrun")
 
 
 @commands.command("train")
@@ -429,10 +432,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except OSError as error:  # a full disk, missing rights
         return _refuse(f"{_describe_os_error(error)}; fix that and run the same command again")
-    except Stopped as stop:
-        return _end(str(stop), 128 + stop.number)
-    except KeyboardInterrupt:
-        return _end(f"interrupted; {_GO_ON}", 130)
+    except KeyboardInterrupt as stop:
+        known = stop if isinstance(stop, Stopped) else Stopped(f"interrupted; {_GO_ON}")
+        return _end(str(known), 128 + known.number)
     except Exception:
         if _speaks():
             raise

@@ -13,8 +13,10 @@ gradients.
 """
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -30,6 +32,7 @@ from stylenat.errors import UserError
 T = TypeVar("T")
 GROUP = 4  # images of minibatch deviation, which stay together
 PATIENCE = timedelta(hours=1)  # while the first process hashes a data set or writes a snapshot
+SAVING = 300  # seconds from a signal until torchrun kills: a step and a snapshot
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # a variable that torchrun sets
 
 
@@ -110,7 +113,7 @@ class Processes:
             return pick_device(name)
         if name not in (None, "cpu", "cuda"):
             raise UserError(
-                f"device {name!r} for {self.size} processes: say cuda, and each takes a GPU of its own, or cpu"
+                f"device {name!r} for {self.size} processes: give cuda, and each takes its own GPU, or cpu"
             )
         if name == "cpu" or not (name or torch.cuda.is_available()):
             return pick_device("cpu")
@@ -192,9 +195,7 @@ def joined() -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _together():
         group = dist.PrefixStore("group", _store())
-        dist.init_process_group(
-            backend, timeout=PATIENCE, world_size=size, rank=processes.rank, store=group
-        )
+        dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=processes.rank, store=group)
     yield processes
     processes.largest(0)  # the others wait for what the first one still writes
     dist.destroy_process_group()
@@ -206,7 +207,7 @@ def local_size() -> int:
 
 
 def speaks_first() -> bool:
-    """Whether this process is the first of all that torchrun started to ask, and so the one to say why it ends.
+    """Whether this process is the first that asks, and so the one to say why all of them end.
 
     What ends one of them ends all, and one line should say why.
     """
@@ -235,6 +236,34 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # of gloo, nccl and the store
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"another process of this training ended without a word of why, such as for lack of memory ({reason}); "
-            "the same command goes on from the last snapshot"
+            f"another process of this training ended and left no message, as for lack of memory ({reason}): "
+            "run the same command again, it goes on from the last snapshot"
         ) from error
+
+
+def launch(words: Sequence[str]) -> int:
+    """torchrun, but for its end: no report of the processes, and the training's exit code instead of 1.
+
+    Args:
+        words: as torchrun takes them.
+
+    Returns:
+        The exit code of the process that failed first; 128 + the number of a signal that came; or 0.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.disable()  # what torchrun says of its processes
+    try:
+        run(parse_args(["--shutdown-timeout", str(SAVING), *words]))
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch(sys.argv[1:]))

@@ -214,7 +214,9 @@ def sample_features(
     found: dict[str, _Rows | _Parts] = {}
     for name, network in networks.items():
         summed = many and name in moments
-        found[name] = _Parts(network.dims, first) if summed else _Rows(torch.zeros(count, network.dims), first)
+        found[name] = (
+            _Parts(network.dims, first) if summed else _Rows(torch.zeros(count, network.dims), first)
+        )
     for batch in zip(*streams, strict=True):
         for collected, features in zip(found.values(), batch, strict=True):
             collected.add(features)

@@ -347,7 +347,7 @@ def _check_weights(trainer: Trainer, step: int, run: Run) -> None:
 
 
 def _check_alike(trainer: Trainer) -> None:
-    """Check that every process has the same networks and optimizers: nothing but equal arithmetic keeps them so.
+    """Check that every process has the same networks and optimizers, which equal arithmetic alone keeps so.
 
     Raises:
         UserError: they differ.

@@ -40,9 +40,7 @@ class Trainer:
         nimg: images shown so far.
     """
 
-    def __init__(
-        self, config: Config, device: torch.device | str, processes: Processes = ALONE
-    ) -> None:
+    def __init__(self, config: Config, device: torch.device | str, processes: Processes = ALONE) -> None:
         keep_freed_memory()
         torch.manual_seed(config.seed)
         self.config = config
