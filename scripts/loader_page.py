@@ -43,15 +43,15 @@ def _needed(rows: list[dict[str, Any]]) -> str:
     days = published_numbers()[Key("StyleNAT", "training_time")]
     rate = images / (float(days.text) * 24 * 3600)
     sentences = [
-        f"The published run shows {images:,} images in about {days.text} days on eight A100s ({days.source}): "
-        f"{rate:.0f} real images a second, {rate / GPUS:.1f} a GPU."
+        f"The published run shows {images:,} images in about {days.text} days on eight A100s "
+        f"({days.source}): {rate:.0f} real images a second, {rate / GPUS:.1f} a GPU."
     ]
     for side in (256, 1024):
         cost = max(row["milliseconds"] for row in rows if row["side"] == side)
         of_one = 1000 / cost  # images a second of a core
         sentences.append(
-            f"From files of {side} pixels a core decodes {of_one:.0f} a second: {_workers(rate, of_one)} for all "
-            f"eight GPUs, {_workers(FASTER * rate, of_one)} for GPUs {FASTER} times as fast."
+            f"From files of {side} pixels a core decodes {of_one:.0f} a second: {_workers(rate, of_one)} "
+            f"for all eight GPUs, {_workers(FASTER * rate, of_one)} for GPUs {FASTER} times as fast."
         )
     return " ".join(sentences)
 

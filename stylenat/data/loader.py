@@ -3,8 +3,8 @@
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stylenat.data.dataset import ImageDataset
+from stylenat.device import return_freed_memory
 from stylenat.distributed import local_size
 from stylenat.errors import UserError
 
 MOST_WORKERS = 4  # processes that decode ahead
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Shown = tuple[int, bool]  # index of an image, and whether it is mirrored
 
 
@@ -91,18 +93,23 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _keep_decoding(worker: int) -> None:
-    """In a worker: outlive the first SIGTERM or SIGINT.
+def _begin_worker(worker: int) -> None:
+    """Set up a worker: its memory stays flat, and only its parent ends it.
 
-    Schedulers and torchrun send it to every process of a training, whose step still needs its images. The
-    loader asks its workers to end, and sends a second one where they do not.
+    A terminal, torchrun and schedulers send SIGINT and SIGTERM to every process of a training, and the step that
+    is then finished still needs its images.
     """
+    return_freed_memory()
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        threading.Thread(target=_wait_for_parent, args=[os.getppid()], daemon=True).start()
 
-    def endure(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, endure)
+def _wait_for_parent(parent: int) -> None:
+    """End this process at the parent's signal, and at nobody else's."""
+    while signal.sigwaitinfo(_SIGNALS).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def batches(
@@ -144,7 +151,7 @@ def batches(
         ),
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_keep_decoding,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's state
     )
     for batch in loader:
