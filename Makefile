@@ -68,6 +68,7 @@ pages: install
 	$(BIN)/python scripts/bench_page.py
 	$(BIN)/python scripts/score_page.py
 	$(BIN)/python scripts/data_page.py
+	$(BIN)/python scripts/loader_page.py
 
 # Execute every notebook in place, as committed.
 notebooks: install

@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import math
+import os
 import re
 import signal
 import sys
@@ -37,6 +38,7 @@ OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
 PROTOCOL_NAMES = ("paper", "ours")
 LARGEST_SCORE_SEED = 2**63 // 10**6 - 1  # a score's images begin at seed N · 10⁶
 MOST_SEEDS = 10**6  # of one call of `sample`
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, see `distributed`
 
 
 class _Command(click.Command):
@@ -96,8 +98,11 @@ _partitions_option = click.option(
 
 @click.group(cls=_Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stylenat", message="%(prog)s %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Train, score and tabulate StyleNAT."""
+    if context.invoked_subcommand != "train" and LAUNCHED in os.environ and os.environ["WORLD_SIZE"] != "1":
+        raise UserError(f"{context.invoked_subcommand} is for one process: run it without torchrun")
 
 
 @commands.command("train")
@@ -126,9 +131,11 @@ def train_command(
 
     _check_range("score-every", score_every, 0)
     config = get_config(preset, **parse_overrides(settings))
-    print(f"{run_id(config)}: {config.cost}")
+    if _is_first():
+        print(f"{run_id(config)}: {config.cost}")
     run = train(config, out, device, score_every=score_every)
-    print(f"trained to nimg={run.last_snapshot()}: {run.path}")
+    if _is_first():
+        print(f"trained to nimg={run.last_snapshot()}: {run.path}")
 
 
 @commands.command("evaluate")
@@ -425,12 +432,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except OSError as error:  # a full disk, missing rights
         return _refuse(f"{_describe_os_error(error)}; fix that and run the same command again")
-    except Stopped as stop:
-        print(f"stylenat: {stop}", file=sys.stderr)
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        print(f"stylenat: interrupted; {_GO_ON}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        known = stop if isinstance(stop, Stopped) else Stopped(f"interrupted; {_GO_ON}")
+        return _end(str(known), 128 + known.number)
+    except Exception:
+        if _speaks():
+            raise
+        return 1
     return 0
 
 
@@ -459,12 +467,34 @@ def _terminable() -> Iterator[None]:
 
 def _refuse(message: str) -> int:
     """Print a mistake as one line and return its exit code, 2."""
-    print(f"stylenat: {one_line(message)}", file=sys.stderr)
-    return 2
+    return _end(one_line(message), 2)
+
+
+def _end(message: str, code: int) -> int:
+    """Print why a command ends, of several processes one alone, and return its exit code."""
+    if _speaks():
+        print(f"stylenat: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _speaks() -> bool:
+    """Whether it is for this process to say why a command ends."""
+    if LAUNCHED not in os.environ:
+        return True
+    from stylenat.distributed import speaks_first
+
+    return speaks_first()
+
+
+def _is_first() -> bool:
+    """Whether this process prints what all of them would: of those that torchrun started the first."""
+    return LAUNCHED not in os.environ or os.environ["RANK"] == "0"
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, without the place in the code; stands in for `warnings.showwarning`."""
+    if not _is_first():
+        return
     print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 

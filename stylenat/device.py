@@ -13,6 +13,7 @@ from stylenat.errors import UserError
 
 # Parameters of glibc's mallopt.
 _TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
 _MMAP_MAX = -4
 
 
@@ -24,10 +25,23 @@ def keep_freed_memory() -> None:
     at once, and the system then maps and clears every page of the next one again, which costs as much as
     the arithmetic of a normalization or an activation.
     """
+    _set_allocator({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+
+
+def return_freed_memory() -> None:
+    """Let freed blocks of 1 MB and more go back to the system, and undo `keep_freed_memory` (glibc only).
+
+    A process that decodes images takes and frees a batch after the other. In glibc's heap small blocks come to
+    lie between them, and it grows by a batch again and again.
+    """
+    _set_allocator({_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**20, _TRIM_THRESHOLD: 2**20})
+
+
+def _set_allocator(parameters: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, -1)
+        for parameter, value in parameters.items():
+            mallopt(parameter, value)
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:

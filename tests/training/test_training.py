@@ -445,7 +445,7 @@ def test_scoring_keeps_the_best_generator_and_leaves_the_training_as_it_is(on_a_
 def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, monkeypatch, again):
     values, given = iter([3.0, 2.5, 1.5, again, 5.0]), {}
 
-    def scored(ema, _):
+    def scored(ema, _, **options):
         value = next(values)
         ema.input.input.data += 1e-3  # trained again it differs, as on a GPU
         given[value] = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
@@ -462,7 +462,7 @@ def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, 
 def test_a_stop_while_scoring_leaves_no_score_out(on_a_folder, tmp_path, monkeypatch):
     given = []
 
-    def scored(ema, _):
+    def scored(ema, _, **options):
         given.append(len(given))
         if len(given) == 2:
             raise Stop
