@@ -1,7 +1,7 @@
 """Neighborhood attention by NATTEN's fused kernels.
 
-They know no relative position bias and no second derivative. Before version 0.21.7 their gradient of v could be
-NaN, where tiles are cut off at a border (SHI-Labs/NATTEN, pull request 341), so older ones are refused.
+They know no relative position bias and no second derivative. Before version 0.21.7 their gradient of v could
+be NaN, where tiles are cut off at a border (SHI-Labs/NATTEN, pull request 341), so older ones are refused.
 """
 
 import importlib.util
@@ -16,7 +16,6 @@ from torch import Tensor
 from stylenat.attention.partitions import HeadPartition
 from stylenat.attention.reference import partition_shares
 from stylenat.errors import UserError
-
 
 _OLDEST = (0, 21, 7)
 

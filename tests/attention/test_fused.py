@@ -313,7 +313,8 @@ neighborhood_attention(q, q, q, parse_partitions("1x3@1"), backend="fused")
 def test_the_package_does_not_import_numba():
     run(
         "import sys, stylenat.cli, stylenat.attention.dispatch, stylenat.attention.layers\n"
-        "assert 'numba' not in sys.modules and 'llvmlite' not in sys.modules"
+        "assert 'numba' not in sys.modules and 'llvmlite' not in sys.modules\n"
+        "assert 'stylenat.attention.triton_kernels' not in sys.modules"
     )
 
 

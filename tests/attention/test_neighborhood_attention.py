@@ -372,8 +372,8 @@ def test_errors_of_the_function():
         return refusal(neighborhood_attention, q, k, v, partitions, bias, **options)
 
     assert (
-        call(backend="cuda")
-        == "attention backend 'cuda' is unknown: take one of auto, tiled, fused, reference, flex, natten"
+        call(backend="cuda") == "attention backend 'cuda' is unknown: take one of auto, tiled, fused, "
+        "reference, flex, triton, natten"
     )
     assert call(k=k[:, :7]) == (
         "q, k, v of shapes (1, 8, 9, 3, 2), (1, 7, 9, 3, 2), (1, 8, 9, 3, 2): "
