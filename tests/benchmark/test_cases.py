@@ -14,7 +14,7 @@ from helpers import ROOT
 from stylenat.attention import dispatch
 from stylenat.attention.partitions import parse_partitions
 from stylenat.benchmark import cases
-from stylenat.benchmark.cases import CASES, Case, Job, jobs, measure, measured_package, prepare
+from stylenat.benchmark.cases import CASES, COMPARISONS, Case, Job, jobs, measure, measured_package, prepare
 from stylenat.benchmark.matmul import generator_products, macs
 from stylenat.models import mlp, stylenat
 from stylenat.models.build import build_generator
@@ -146,10 +146,11 @@ def test_jobs_measure_before_and_now_in_turn():
 
 
 def test_all_jobs_are_what_the_page_needs():
-    every = [(job.task, job.case, job.state) for job in jobs(list(CASES), with_base=True, everything=True)]
-    assert len(set(every)) == len(every) == 2 * len(CASES) + 4 + 2 * 3 + 3
+    names = [*CASES, *COMPARISONS]
+    every = [(job.task, job.case, job.state) for job in jobs(names, with_base=True, everything=True)]
+    assert len(set(every)) == len(every) == 2 * len(CASES) + 4 + 2 * (1 + 3) + len(COMPARISONS) + 3
     without_base = [job.state for job in jobs(["sample-256"], with_base=False, everything=True)]
-    assert without_base == ["now", "without allocator", "without mlp", "now", "now"]
+    assert without_base == ["now", "with all changes", "without allocator", "without mlp", "now", "now"]
 
 
 OLD_PACKAGE = {
