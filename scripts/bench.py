@@ -31,10 +31,14 @@ def use_this_benchmark() -> None:
 
 
 def run_task(task: str, options: dict[str, Any]) -> Any:
-    """Run a task of `stylenat.benchmark.cases` in this process."""
+    """Run a task of `stylenat.benchmark.cases`, or `low_precision`, in this process."""
     use_this_benchmark()
     from stylenat.benchmark import cases
 
+    if task == "low_precision":  # of today's package alone
+        from stylenat.benchmark.low_precision import low_precision
+
+        return low_precision(**options)
     tasks: dict[str, Callable[..., Any]] = {
         "measure": cases.measure,
         "profile": cases.profile,

@@ -457,8 +457,8 @@ class Job:
     """One task for a fresh process.
 
     Attributes:
-        task: "measure", "profile" or "equality".
-        state: of the case or profile, such as "now"; for "equality" today's.
+        task: "measure", "profile", "equality" or "low_precision".
+        state: of the case or profile, such as "now"; for the last two today's.
         case: name of the case, for "measure".
         options: of `measure`, besides its case.
     """
@@ -492,3 +492,4 @@ def jobs(names: Sequence[str], with_base: bool, everything: bool) -> Iterator[Jo
             yield Job("profile", BEFORE)
         yield Job("profile", NOW)
         yield Job("equality", NOW)
+        yield Job("low_precision", NOW)

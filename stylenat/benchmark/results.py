@@ -112,6 +112,25 @@ class Equality:
 
 
 @dataclass(frozen=True)
+class LowPrecision:
+    """What bfloat16 gains, and what it costs; see `benchmark.low_precision`.
+
+    Attributes:
+        instructions: of the CPU.
+        times: by case and kind seconds, and median, least and greatest multiple of the float32 products.
+        errors: of each psi: psi, images, PSNR of all and of the worst in dB, mean and largest difference.
+        scores: by column and type, a value a seed of samples.
+        stamp: where they come from.
+    """
+
+    instructions: str
+    times: dict[str, dict[str, list[float]]]
+    errors: list[list[float]]
+    scores: dict[str, dict[str, list[float]]]
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a change was expected to bring before it was made.
 
@@ -152,6 +171,7 @@ class Performance:
         cases: entries by case and state, such as `cases["sample-256"]["now"]`.
         profiles: by state.
         equality: None before it was measured.
+        low_precision: None before it was measured.
         predictions: by change.
         by_hand: what no script measures.
     """
@@ -160,6 +180,7 @@ class Performance:
     cases: dict[str, dict[str, Entry]] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     equality: Equality | None = None
+    low_precision: LowPrecision | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     by_hand: list[Observation] = field(default_factory=list)
 
@@ -175,7 +196,7 @@ class Performance:
         """Put the result of a task of `benchmark.cases` in its place.
 
         Args:
-            task: "measure", "profile" or "equality".
+            task: "measure", "profile", "equality" or "low_precision".
             state: such as "now".
             case: name of the case, for "measure".
             found: what the task returned, through JSON.
@@ -186,8 +207,10 @@ class Performance:
             self.cases.setdefault(case, {})[state] = Entry(Measurement(**found), own)
         elif task == "profile":
             self.profiles[state] = Profile([tuple(operator) for operator in found], own)
-        else:
+        elif task == "equality":
             self.equality = Equality(**found, stamp=own)
+        else:
+            self.low_precision = LowPrecision(**found, stamp=own)
 
 
 def read(path: Path | None = None) -> Performance:
@@ -210,6 +233,8 @@ def read(path: Path | None = None) -> Performance:
         numbers.profiles[state] = Profile(operators, Stamp(**entry["stamp"]))
     if content["equality"]:
         numbers.equality = Equality(**_stamped(content["equality"]))
+    if content.get("low_precision"):
+        numbers.low_precision = LowPrecision(**_stamped(content["low_precision"]))
     for change, entry in content["predictions"].items():
         numbers.predictions[change] = Prediction(**_stamped(entry))
     numbers.by_hand = [Observation(**_stamped(entry)) for entry in content["by_hand"]]
