@@ -36,6 +36,7 @@ METRIC_NAMES = (
 )  # fmt: skip
 OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
 PROTOCOL_NAMES = ("paper", "ours")
+DTYPE_NAMES = ("float32", "bfloat16", "auto")
 LARGEST_SCORE_SEED = 2**63 // 10**6 - 1  # a score's images begin at seed N · 10⁶
 MOST_SEEDS = 10**6  # of one call of `sample`
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, see `distributed`
@@ -90,6 +91,13 @@ _device_option = click.option(
 _psi_option = click.option(
     "--psi", type=float, default=1.0, show_default=True, help="Truncation; 1 truncates nothing."
 )
+_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPE_NAMES),
+    default="float32",
+    show_default=True,
+    help="Of large products; auto: bfloat16 where there are instructions for it.",
+)
 _partitions_option = click.option(
     "--partitions",
     help="Levels from 8 on, such as 16x7@1/8x7@1,8x7@2, of a file that stores no dilations.",
@@ -121,16 +129,29 @@ def commands(context: click.Context) -> None:
     metavar="N",
     help="Score every N images and keep the best generator.",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPE_NAMES),
+    help="The setting dtype; auto: bfloat16 where there are instructions for it.",
+    show_default="bfloat16 on a GPU, float32 on a CPU",
+)
 @_runs_option
 @_device_option
 def train_command(
-    preset: str, settings: tuple[str, ...], score_every: int, out: str | None, device: str | None
+    preset: str,
+    settings: tuple[str, ...],
+    score_every: int,
+    dtype: str | None,
+    out: str | None,
+    device: str | None,
 ) -> None:
     """Train a preset; the same command again resumes it."""
     from stylenat.training.loop import train
 
     _check_range("score-every", score_every, 0)
-    config = get_config(preset, **parse_overrides(settings))
+    given = () if dtype is None else (f"dtype={dtype}",)
+    overrides = parse_overrides((*settings, *given))
+    config = get_config(preset, **overrides | _picked_dtype(overrides, device))
     if _is_first():
         print(f"{run_id(config)}: {config.cost}")
     run = train(config, out, device, score_every=score_every)
@@ -152,6 +173,7 @@ def train_command(
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="First seed of the generated images.")
 @_psi_option
+@_dtype_option
 @click.option("--json", "json_path", metavar="FILE", help="Write the score and its protocol here.")
 @click.option("--weights", metavar="PATH", help="The metric's network, or the folder that holds it.")
 @click.option("--sha256", help="Hash of weights that are not the standard ones.")
@@ -165,6 +187,7 @@ def evaluate_command(
     count: int | None,
     seed: int,
     psi: float,
+    dtype: str,
     json_path: str | None,
     weights: str | None,
     sha256: str | None,
@@ -191,7 +214,7 @@ def evaluate_command(
         check_writable(expand(json_path))
     networks = _feature_networks(weights, sha256, download)
     if data:
-        scored = open_images(source, pick_device(device))
+        scored = open_images(source, pick_device(device), dtype)
         reference = open_reference(data, scored.resolution)
         check_held_out(source, reference, metrics)
         score: Score | None = evaluate(
@@ -205,7 +228,7 @@ def evaluate_command(
         )
         print(score)
     else:
-        run = _open_run_to_record(source, out, seed, psi)
+        run = _open_run_to_record(source, out, seed, psi, dtype)
         record = score_run(run, device, metrics=metrics, count=count, networks=networks)
         score = record.score
         print(score, record.memorization, sep="\n")
@@ -224,6 +247,7 @@ def evaluate_command(
     metavar="FRAMES",
     help="Also interpolate, with this many frames per seed.",
 )
+@_dtype_option
 @_device_option
 @_partitions_option
 def sample_command(
@@ -232,6 +256,7 @@ def sample_command(
     psi: float,
     out: str,
     gif: int | None,
+    dtype: str,
     device: str | None,
     partitions: str | None,
 ) -> None:
@@ -245,8 +270,9 @@ def sample_command(
     from stylenat.checkpoints.load import load_generator
     from stylenat.checkpoints.lock import check_free, hold
     from stylenat.data.sources import SHEETS
-    from stylenat.device import pick_device
+    from stylenat.device import pick_device, pick_precision
     from stylenat.images import image_grid, save_gif, save_png
+    from stylenat.models.precision import cast
     from stylenat.sampling.folder import remove_samples, sample_paths
     from stylenat.sampling.sample import interpolate, sample_images
 
@@ -256,7 +282,9 @@ def sample_command(
     check_number("psi", psi)
     check_free(folder)
     check_writable(folder / SHEETS[0])
-    generator = load_generator(checkpoint, partitions).to(pick_device(device))
+    place = pick_device(device)
+    precision = pick_precision(dtype, place)
+    generator = cast(load_generator(checkpoint, partitions).to(place), precision.name)
     frames = None
     if gif is not None:
         frames = interpolate(generator, numbers, gif, truncation_psi=psi)
@@ -274,7 +302,7 @@ def sample_command(
         save_png(folder / grid, image_grid(torch.cat(images), columns))
         if frames is not None:
             save_gif(folder / interpolation, frames, scale=max(1, 256 // generator.resolution))
-    print(f"{len(numbers)} images and their grid: {folder}")
+    print(f"{len(numbers)} images and their grid, in {precision}: {folder}")
 
 
 @commands.command("convert")
@@ -317,7 +345,7 @@ def check_command(path: str, resolution: int | None) -> None:
 )
 @click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="of the protocol")
 @click.option("--rounds", type=int, help="Timed calls per batch size.", show_default="of the protocol")
-@click.option("--dtype", help="float32, or bfloat16 by autocast.", show_default="float32")
+@_dtype_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the rows here.")
 @_device_option
 def throughput_command(
@@ -325,7 +353,7 @@ def throughput_command(
     protocol_name: str,
     batches: str | None,
     rounds: int | None,
-    dtype: str | None,
+    dtype: str,
     csv_path: str | None,
     device: str | None,
 ) -> None:
@@ -333,13 +361,11 @@ def throughput_command(
     from stylenat.benchmark.throughput import describe, get_protocol, measure, table, to_csv
     from stylenat.models.build import build_generator
 
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"dtype": dtype}
     if batches:
         changes["batches"] = _parse_batches(batches)
     if rounds is not None:
         changes["rounds"] = rounds
-    if dtype is not None:
-        changes["dtype"] = dtype
     protocol = get_protocol(protocol_name, **changes)
     if csv_path:
         check_writable(expand(csv_path))
@@ -602,10 +628,26 @@ def _parse_batches(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def _picked_dtype(overrides: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+    """What the setting dtype is where it is "auto", for a run's type is part of what it is.
+
+    Args:
+        overrides: of `train`.
+        device: to train on.
+    """
+    if overrides.get("dtype") != "auto":
+        return {}
+    from stylenat.device import pick_device, pick_precision
+
+    precision = pick_precision("auto", pick_device(device))
+    print(f"dtype auto: {precision}")
+    return {"dtype": precision.name}
+
+
 # What `evaluate` needs
 
 
-def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) -> "Run":
+def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float, dtype: str) -> "Run":
     """The run that `evaluate` scores and records, where no real images are given.
 
     Args:
@@ -613,6 +655,7 @@ def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) ->
         runs: folder of the runs; default: `runs/`.
         seed: as given; records are made with 0 alone.
         psi: as given; records are made with 1 alone.
+        dtype: as given; records are made in float32 alone.
 
     Raises:
         UserError: there is no such run, or the setting is not that of records.
@@ -631,6 +674,8 @@ def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) ->
             f"runs are recorded at seed 0 and psi 1, not {seed} and {psi:g}: give --data "
             "to score without a record"
         )
+    if dtype != "float32":
+        raise UserError(f"runs are recorded in float32, not {dtype}: give --data to score without a record")
     return run
 
 

@@ -304,8 +304,8 @@ class Run:
         """What is known at a training state (default: the newest).
 
         Returns:
-            nimg, seconds, peak memory, attention and provenance; the mean losses of the log's line; and where
-            a signal caused it, "interrupted" and the losses since that line.
+            nimg, seconds, peak memory, attention, precision and provenance; the mean losses of the log's
+            line; and where a signal caused it, "interrupted" and the losses since that line.
 
         Raises:
             UserError: there is none, or it is damaged, or `config.json` is not the one it was trained by.

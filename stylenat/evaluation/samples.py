@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from stylenat.data.dataset import ImageDataset
+from stylenat.device import bfloat16_instructions
 from stylenat.distributed import ALONE, Processes
 from stylenat.errors import UserError, check_number
 from stylenat.evaluation.distances import Moments
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
 from stylenat.models.base import Generator
+from stylenat.models.precision import product_dtype
 from stylenat.progress import progress
 from stylenat.sampling.sample import check_batch_size, check_seeds, sample_batches
 
@@ -96,7 +98,14 @@ class _FromGenerator(Samples):
         return f"seeds {seeds[0]} to {seeds[-1]}"
 
     def protocol(self) -> dict[str, Any]:
-        return {"seed": self.seed, "truncation_psi": self.truncation_psi}
+        drawn = {"seed": self.seed, "truncation_psi": self.truncation_psi}
+        dtype = product_dtype(self.generator)
+        if dtype == torch.float32:  # as every score whose protocol says nothing of it
+            return drawn
+        return drawn | {
+            "dtype": str(dtype).removeprefix("torch."),
+            "instructions": bfloat16_instructions(self.device) or "none of its own",
+        }
 
     def _seeds(self, count: int) -> range:
         first = self.seed * SEEDS_APART

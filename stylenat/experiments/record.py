@@ -123,6 +123,7 @@ def _record(
         seconds=info["seconds"],
         peak_memory_bytes=info["peak_memory_bytes"],
         attention=tuple(info["attention"]) if "attention" in info else None,
+        precision=info.get("precision"),
         **info["provenance"],
     )
 

@@ -17,7 +17,7 @@ from stylenat.checkpoints.tensors import save_tensors
 from stylenat.config import Config
 from stylenat.data.dataset import ImageDataset, open_dataset
 from stylenat.data.loader import batches
-from stylenat.device import check_bfloat16, check_compile, peak_memory, pick_device
+from stylenat.device import check_compile, peak_memory, pick_device
 from stylenat.distributed import Processes, joined
 from stylenat.errors import Stopped, UserError
 from stylenat.evaluation.evaluate import check_evaluation, evaluate
@@ -30,7 +30,7 @@ from stylenat.progress import progress
 from stylenat.provenance import provenance
 from stylenat.sampling.sample import sample_sheet
 from stylenat.training.stop import StopSignals
-from stylenat.training.trainer import Trainer
+from stylenat.training.trainer import Trainer, training_precision
 
 LOG_LINES = 20  # from one snapshot to the next
 Info = dict[str, Any]
@@ -76,7 +76,7 @@ def check_training(
             too few for, or whose network is missing.
     """
     torch_device = pick_device(device)
-    check_bfloat16(torch_device)
+    training_precision(config, torch_device)
     check_folder(config, folder)
     run = _run(config, folder)
     dataset = open_dataset(config.data, config.resolution, "train")
@@ -367,5 +367,9 @@ def _stopped(step: int, why: str, run: Run) -> UserError:
 
 def _save_snapshot(run: Run, trainer: Trainer, clock: _Clock, log: Info) -> None:
     """Save a snapshot with what the log needs to go on as if nothing had been."""
-    about = {"attention": [str(choice) for choice in choices(clock.call)], "provenance": clock.provenance}
+    about = {
+        "attention": [str(choice) for choice in choices(clock.call)],
+        "precision": str(trainer.precision),
+        "provenance": clock.provenance,
+    }
     run.save(trainer.nimg, trainer.ema, trainer.state(), clock.info() | about | log)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stylenat.checkpoints.tensors import optimizer_tensors, restore_optimizer
 from stylenat.config import Config
-from stylenat.device import keep_freed_memory
+from stylenat.device import Precision, keep_freed_memory, pick_precision
 from stylenat.distributed import ALONE, Processes
 from stylenat.images import normalize
 from stylenat.models.build import build_discriminator, build_generator, share_first_weights
@@ -19,6 +19,20 @@ from stylenat.training.losses import consistency_loss, discriminator_loss, gener
 
 State = dict[str, dict[str, Tensor]]
 EMA_RAMP = 0.05  # the average's half-life is at most this share of the images shown (StyleGAN2-ADA)
+
+
+def training_precision(config: Config, device: torch.device | str) -> Precision:
+    """The type in which a training's large products are.
+
+    Args:
+        config: of the run.
+        device: to train on; it decides where the configuration does not.
+
+    Raises:
+        UserError: the device does not compute in it.
+    """
+    usual = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    return pick_precision(config.dtype or usual, device)
 
 
 class Trainer:
@@ -33,6 +47,7 @@ class Trainer:
         processes: that train together, each on its share of every batch.
 
     Attributes:
+        precision: of large products.
         generator: G.
         discriminator: D.
         ema: the moving average of G, in eval mode.
@@ -46,6 +61,7 @@ class Trainer:
         self.config = config
         self.processes = processes
         self.device = torch.device(device)
+        self.precision = training_precision(config, self.device)
         self.generator = build_generator(config).to(device)
         if config.paired:
             share_first_weights(self.generator, config)
@@ -99,8 +115,8 @@ class Trainer:
                 group["lr"] = group["initial_lr"] * decay
 
     def _precision(self) -> contextlib.AbstractContextManager:
-        if self.device.type == "cuda":
-            return torch.autocast("cuda", torch.bfloat16)
+        if self.precision.dtype == torch.bfloat16:
+            return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
     def _shown(self, images: Tensor) -> Tensor:
@@ -114,6 +130,11 @@ class Trainer:
         size = (batch * self.processes.size, self.config.latent_dim)
         return self.processes.share(torch.randn(size, device=self.device, dtype=self.generator.dtype))
 
+    def _logits(self, images: Tensor) -> Tensor:
+        """D's logits, in float32 under autocast as well: on a CPU that leaves the losses in bfloat16."""
+        logits = self.discriminator(images)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
     def _discriminator_step(self, real: Tensor) -> Tensor:
         self.discriminator.requires_grad_(True)
         return self._update("discriminator", self._discriminator_loss, real)
@@ -123,13 +144,13 @@ class Trainer:
         with self._precision():
             with torch.no_grad():
                 fake = self.generator(self._latents(len(real)))
-            real_logits = self.discriminator(self._shown(real))
-            fake_logits = self.discriminator(self._shown(fake))
+            real_logits = self._logits(self._shown(real))
+            fake_logits = self._logits(self._shown(fake))
             loss = discriminator_loss(real_logits, fake_logits)
             total = loss
             if weight:
                 for images, logits in ((real, real_logits), (fake, fake_logits)):
-                    augmented_logits = self.discriminator(self._augmented(images))
+                    augmented_logits = self._logits(self._augmented(images))
                     total = total + weight * consistency_loss(logits, augmented_logits)
         return total, loss
 
@@ -149,7 +170,7 @@ class Trainer:
     def _generator_loss(self, real: Tensor) -> tuple[Tensor, Tensor]:
         with self._precision():
             fake = self.generator(self._latents(len(real)))
-            loss = generator_loss(self.discriminator(self._shown(fake)))
+            loss = generator_loss(self._logits(self._shown(fake)))
         return loss, loss
 
     def _update(self, name: str, losses: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor) -> Tensor:
