@@ -365,6 +365,27 @@ def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> N
     write_atomically(grid_folder(grid) / COSTS, table.to_csv(index=False, lineterminator="\n"))
 
 
+@commands.command("doctor")
+@click.option("--json", "json_path", metavar="FILE", help="Write all of it here, for a bug report.")
+@_device_option
+def doctor_command(json_path: str | None, device: str | None) -> None:
+    """Say what this machine has, and check what it computes.
+
+    Exits with 1 where something is wrong. What is missing or left out is not: it is optional, or can't be
+    checked here.
+    """
+    from stylenat.doctor.examine import examine
+
+    if json_path:
+        check_writable(expand(json_path))
+    report = examine(device, lambda verdict: print(verdict, flush=True))
+    print(report.summary())
+    if json_path:
+        write_atomically(expand(json_path), report.to_json())
+    if report.wrong:
+        raise click.exceptions.Exit(1)
+
+
 @commands.command("presets")
 def presets_command() -> None:
     """List the presets and what they cost."""
@@ -403,8 +424,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; default: those of this process.
 
     Returns:
-        The exit code: 0; 2 after a mistake or an error of the system, which is one line on stderr; 130 after
-        Ctrl-C and 143 after SIGTERM, with one line that says how to go on.
+        The exit code: 0; 1 where `doctor` finds something wrong; 2 after a mistake or an error of the system,
+        which is one line on stderr; 130 after Ctrl-C and 143 after SIGTERM, with one line that says how to go
+        on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
