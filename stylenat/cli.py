@@ -345,17 +345,23 @@ def throughput_command(
 @commands.command("ablation")
 @click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
+@click.option("--run", metavar="RUN", help="A single run of it, by its run id.")
 @click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
 @_device_option
-def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> None:
+def ablation_command(grid: str, jobs: int, run: str | None, costs: bool, device: str | None) -> None:
     """Run what is missing of a grid of the ablation; the same command again goes on."""
     from stylenat.benchmark.costs import measure_costs
     from stylenat.experiments.grid import load_grid
     from stylenat.experiments.report import COSTS
-    from stylenat.experiments.runs import run_grid
+    from stylenat.experiments.runs import run_grid, run_one
     from stylenat.experiments.scoring import grid_folder
 
     plan = load_grid(grid)
+    if run and costs:
+        raise UserError("run and costs: give one of them; costs are measured of a grid's arms")
+    if run:
+        print(run_one(plan.find(run), device))
+        return
     if not costs:
         run_grid(plan, jobs, device)
         return
