@@ -149,6 +149,7 @@ def train_command(
 @click.option("--weights", metavar="PATH", help="The metric's network, or the folder that holds it.")
 @click.option("--sha256", help="Hash of weights that are not the standard ones.")
 @click.option("--download", is_flag=True, help="Download missing weights.")
+@click.option("--replace", is_flag=True, help="Replace the record of another training of this run.")
 @_runs_option
 @_device_option
 def evaluate_command(
@@ -162,6 +163,7 @@ def evaluate_command(
     weights: str | None,
     sha256: str | None,
     download: bool,
+    replace: bool,
     out: str | None,
     device: str | None,
 ) -> None:
@@ -199,7 +201,7 @@ def evaluate_command(
         print(score)
     else:
         run = _open_run_to_record(source, out, seed, psi)
-        record = score_run(run, device, metrics=metrics, count=count, networks=networks)
+        record = score_run(run, device, metrics=metrics, count=count, networks=networks, replace=replace)
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:

@@ -85,7 +85,7 @@ def test_a_cell_counts_with_both_of_its_records(empty_workspace):
 
 @pytest.mark.slow
 def test_work_is_what_the_networks_multiply():
-    """4 passes through G, one of them for D; 15 through D: of two batches and bCR's two, of G's step, some of R1."""
+    """4 passes through G, one of them for D; 15 through D: of two batches and bCR's two, of G's step, R1."""
 
     def work(name):
         config = PRESETS[name]
