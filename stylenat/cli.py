@@ -116,17 +116,32 @@ def commands() -> None:
     metavar="N",
     help="Score every N images and keep the best generator.",
 )
+@click.option(
+    "--from",
+    "start",
+    type=int,
+    metavar="NIMG",
+    help="Go on from an older snapshot and remove those after it.",
+)
 @_runs_option
 @_device_option
 def train_command(
-    preset: str, settings: tuple[str, ...], score_every: int, out: str | None, device: str | None
+    preset: str,
+    settings: tuple[str, ...],
+    score_every: int,
+    start: int | None,
+    out: str | None,
+    device: str | None,
 ) -> None:
     """Train a preset; the same command again resumes it."""
-    from stylenat.training.loop import train
+    from stylenat.training.loop import go_back, train
 
     _check_range("score-every", score_every, 0)
+    _check_range("from", start, 1)
     config = get_config(preset, **parse_overrides(settings))
     print(f"{run_id(config)}: {config.cost}")
+    if start is not None:
+        go_back(config, start, out, device)
     run = train(config, out, device, score_every=score_every)
     print(f"trained to nimg={run.last_snapshot()}: {run.path}")
 
