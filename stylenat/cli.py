@@ -135,6 +135,13 @@ def commands(context: click.Context) -> None:
     help="The setting dtype; auto: bfloat16 where there are instructions for it.",
     show_default="bfloat16 on a GPU, float32 on a CPU",
 )
+@click.option(
+    "--from",
+    "start",
+    type=int,
+    metavar="NIMG",
+    help="Go on from an older snapshot and remove those after it.",
+)
 @_runs_option
 @_device_option
 def train_command(
@@ -142,18 +149,22 @@ def train_command(
     settings: tuple[str, ...],
     score_every: int,
     dtype: str | None,
+    start: int | None,
     out: str | None,
     device: str | None,
 ) -> None:
     """Train a preset; the same command again resumes it."""
-    from stylenat.training.loop import train
+    from stylenat.training.loop import go_back, train
 
     _check_range("score-every", score_every, 0)
+    _check_range("from", start, 1)
     given = () if dtype is None else (f"dtype={dtype}",)
     overrides = parse_overrides((*settings, *given))
     config = get_config(preset, **overrides | _picked_dtype(overrides, device))
     if _is_first():
         print(f"{run_id(config)}: {config.cost}")
+        if start is not None:
+            go_back(config, start, out, device)
     run = train(config, out, device, score_every=score_every)
     if _is_first():
         print(f"trained to nimg={run.last_snapshot()}: {run.path}")
@@ -178,6 +189,7 @@ def train_command(
 @click.option("--weights", metavar="PATH", help="The metric's network, or the folder that holds it.")
 @click.option("--sha256", help="Hash of weights that are not the standard ones.")
 @click.option("--download", is_flag=True, help="Download missing weights.")
+@click.option("--replace", is_flag=True, help="Replace the record of another training of this run.")
 @_runs_option
 @_device_option
 def evaluate_command(
@@ -192,6 +204,7 @@ def evaluate_command(
     weights: str | None,
     sha256: str | None,
     download: bool,
+    replace: bool,
     out: str | None,
     device: str | None,
 ) -> None:
@@ -229,7 +242,7 @@ def evaluate_command(
         print(score)
     else:
         run = _open_run_to_record(source, out, seed, psi, dtype)
-        record = score_run(run, device, metrics=metrics, count=count, networks=networks)
+        record = score_run(run, device, metrics=metrics, count=count, networks=networks, replace=replace)
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
@@ -378,17 +391,23 @@ def throughput_command(
 @commands.command("ablation")
 @click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
+@click.option("--run", metavar="RUN", help="A single run of it, by its run id.")
 @click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
 @_device_option
-def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> None:
+def ablation_command(grid: str, jobs: int, run: str | None, costs: bool, device: str | None) -> None:
     """Run what is missing of a grid of the ablation; the same command again goes on."""
     from stylenat.benchmark.costs import measure_costs
     from stylenat.experiments.grid import load_grid
     from stylenat.experiments.report import COSTS
-    from stylenat.experiments.runs import run_grid
+    from stylenat.experiments.runs import run_grid, run_one
     from stylenat.experiments.scoring import grid_folder
 
     plan = load_grid(grid)
+    if run and costs:
+        raise UserError("run and costs: give one of them; costs are measured of a grid's arms")
+    if run:
+        print(run_one(plan.find(run), device))
+        return
     if not costs:
         run_grid(plan, jobs, device)
         return
@@ -396,6 +415,27 @@ def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> N
     table = measure_costs(first, device)
     print(table.to_string(index=False))
     write_atomically(grid_folder(grid) / COSTS, table.to_csv(index=False, lineterminator="\n"))
+
+
+@commands.command("doctor")
+@click.option("--json", "json_path", metavar="FILE", help="Write all of it here, for a bug report.")
+@_device_option
+def doctor_command(json_path: str | None, device: str | None) -> None:
+    """Say what this machine has, and check what it computes.
+
+    Exits with 1 where something is wrong. What is missing or left out is not: it is optional, or can't be
+    checked here.
+    """
+    from stylenat.doctor.examine import examine
+
+    if json_path:
+        check_writable(expand(json_path))
+    report = examine(device, lambda verdict: print(verdict, flush=True))
+    print(report.summary())
+    if json_path:
+        write_atomically(expand(json_path), report.to_json())
+    if report.wrong:
+        raise click.exceptions.Exit(1)
 
 
 @commands.command("presets")
@@ -436,8 +476,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; default: those of this process.
 
     Returns:
-        The exit code: 0; 2 after a mistake or an error of the system, which is one line on stderr; 130 after
-        Ctrl-C and 143 after SIGTERM, with one line that says how to go on.
+        The exit code: 0; 1 where `doctor` finds something wrong; 2 after a mistake or an error of the system,
+        which is one line on stderr; 130 after Ctrl-C and 143 after SIGTERM, with one line that says how to go
+        on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):

@@ -29,6 +29,7 @@ FLOORS = (
     ("checkpoints",),
     ("training", "figures"),
     ("benchmark", "experiments"),
+    ("doctor",),
     ("cli", "notebook"),
     ("__main__",),
 )

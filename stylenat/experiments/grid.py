@@ -211,6 +211,17 @@ class Grid:
             found += [self.cell(name, seed=seed) for name in arms if seed in self.seeds_of(name)]
         return found
 
+    def find(self, run: str) -> Cell:
+        """The cell of a run id.
+
+        Raises:
+            UserError: the grid has none.
+        """
+        cells = {cell.run_id: cell for cell in self.cells()}
+        if run not in cells:
+            raise unknown(f"run of grid {self.name}", run, cells)
+        return cells[run]
+
     def variant(self, name: str) -> Variant:
         """The arm of that name, whether or not the grid runs it.
 

@@ -93,6 +93,26 @@ def check_training(
     return dataset
 
 
+def go_back(config: Config, nimg: int, folder: Path | str | None = None, device: str | None = None) -> None:
+    """Make an older snapshot the newest of a run, from which `train` then goes on; those after it are removed.
+
+    Args:
+        config: as of `train`.
+        nimg: of the snapshot.
+        folder: as of `train`.
+        device: as of `train`.
+
+    Raises:
+        UserError: as of `check_training`; there is no such training state, or it is damaged. Nothing is
+            removed then.
+    """
+    check_training(config, folder, device)
+    run = _run(config, folder)
+    run.state_path(nimg)
+    with hold(run.path):
+        run.go_back(nimg)
+
+
 def train(
     config: Config, folder: Path | str | None = None, device: str | None = None, *, score_every: int = 0
 ) -> Run:
