@@ -1,8 +1,8 @@
 """Measure how fast images are read and decoded, and write results/loader.json and docs/many-gpus.md.
 
 `python scripts/loader_checks.py`: made-up photographs at 256 and 1024 pixels in a temporary folder (1 GB), as
-a folder and as a zip, by one and two workers; then the memory of every process that reads a set of 70,000 images
-(some ten minutes on two CPU cores).
+a folder and as a zip, by one and two workers; then the memory of every process that reads a set of 70,000
+images (some ten minutes on two CPU cores).
 """
 
 import dataclasses

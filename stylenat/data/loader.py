@@ -96,8 +96,8 @@ def _as_it_is(batch: Any) -> Any:
 def _begin_worker(worker: int) -> None:
     """Set up a worker: its memory stays flat, and only its parent ends it.
 
-    A terminal, torchrun and schedulers send SIGINT and SIGTERM to every process of a training, and the step that
-    is then finished still needs its images.
+    A terminal, torchrun and schedulers send SIGINT and SIGTERM to every process of a training, and the step
+    that is then finished still needs its images.
     """
     return_freed_memory()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
