@@ -35,7 +35,7 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Let freed blocks of 1 MB and more go back to the system, and undo `keep_freed_memory` (glibc only).
 
-    A process that decodes images takes and frees a batch after the other. In glibc's heap small blocks come
+    A process that decodes images takes and frees one batch after another. In glibc's heap small blocks come
     to lie between them, and it grows by a batch again and again.
     """
     _set_allocator({_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**20, _TRIM_THRESHOLD: 2**20})
