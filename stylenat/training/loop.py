@@ -92,7 +92,7 @@ def check_training(
 
 
 def go_back(config: Config, nimg: int, folder: Path | str | None = None, device: str | None = None) -> None:
-    """Make an older snapshot the newest of a run, from which `train` then goes on; those after it are removed.
+    """Make an older snapshot a run's newest, from which `train` goes on; those after it are removed.
 
     Args:
         config: as of `train`.
