@@ -204,7 +204,7 @@ def _resume(run: Run, trainer: Trainer, means: "_Means") -> Info:
     try:
         trainer.load_state(state, info["nimg"])
     except (KeyError, RuntimeError, ValueError):
-        raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
+        raise UserError(f"{run.state_path()} holds other tensors: {run.advice()}") from None
     means.losses = info.get("losses", {})
     return info
 
