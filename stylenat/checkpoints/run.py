@@ -159,8 +159,9 @@ class Run:
         path = self.path / DATASET
         if not path.is_file():
             return None
+        entries = _read_json(path, "restore it or train the run again")
         try:
-            return Contents.from_dict(_read_json(path))
+            return Contents.from_dict(entries)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}): restore it or train the run again") from None
 
