@@ -233,4 +233,6 @@ def test_a_real_grid_interrupted_and_continued(tmp_path):
         shown = [json.loads(line)["nimg"] for line in lines]
         assert shown == sorted(set(shown)) and shown[-1] == 320
         assert (tmp_path / "results" / "ablation" / "smoke" / f"{cell.run_id}.json").is_file()
+    executed = tmp_path / "runs" / "pipeline" / "grid-smoke"
+    assert sorted(path.name for path in executed.iterdir()) == ["figures", "tables", "tables.ipynb"]
     assert "Nothing to be done" in snakemake(tmp_path, "--cores", "2", "grid-smoke").output
