@@ -560,8 +560,16 @@ def test_evaluate_a_damaged_run(capsys, run, room, tmp_path, file, harm, message
         ("config.json", junk, "holds a run of another configuration"),
         ("log.jsonl", junk, "log.jsonl is damaged"),
         ("state/000000016/ema.safetensors", junk, "ema.safetensors can't be read"),
-        ("state/000000016/ema.safetensors", Path.unlink, "000000016 holds other tensors: delete it"),
-        ("state/000000016/ema.safetensors", another_network, "000000016 holds other tensors: delete it"),
+        (
+            "state/000000016/ema.safetensors",
+            Path.unlink,
+            "000000016 holds other tensors: restore it, or go on",
+        ),
+        (
+            "state/000000016/ema.safetensors",
+            another_network,
+            "000000016 holds other tensors: restore it, or go on",
+        ),
         ("state/000000016/adam_generator.safetensors", Path.unlink, "000000016 holds other tensors"),
         ("state/000000016/info.json", junk, "info.json is damaged"),
     ],

@@ -17,6 +17,7 @@ from stylenat.experiments.grid import load_grid
 from stylenat.presets import get_config, run_id
 
 pytestmark = pytest.mark.skipif(not find_spec("snakemake"), reason="pip install 'stylenat[pipeline]'")
+PROFILE = str(ROOT / "workflow" / "profiles" / "slurm")
 COSTS = yaml.safe_load((ROOT / "workflow" / "pipeline.yaml").read_text())["costs"]
 # Stands for `stylenat`: notes its words, writes what the command would; a run whose name is in `fails` stops.
 STUB = """
@@ -153,13 +154,59 @@ def test_the_papers_grid_prints_every_job_with_its_hours_and_their_source(tmp_pa
     assert "paper: 57 of 57 runs are to be made, 154,0" in done.output
 
 
-def test_a_cluster_gets_the_same_jobs(tmp_path):
-    """As far as it goes without one: sbatch is a script that keeps what it was given."""
+def test_a_cluster_would_get_the_same_jobs(tmp_path):
     pytest.importorskip("snakemake_executor_plugin_slurm")
-    profile = str(ROOT / "workflow" / "profiles" / "slurm")
-    done = snakemake(tmp_path, "-n", "--profile", profile, "grid-smoke")
+    done = snakemake(tmp_path, "-n", "--profile", PROFILE, "grid-smoke")
     assert done.returncode == 0, done.output
     assert done.output.count("train smoke-") == 2 and done.output.count("score smoke-") == 2
+
+
+# A cluster of one machine: sbatch starts what it is given at once, sacct says how that ended.
+SBATCH = r"""#!/bin/bash
+exec 9>"$CLUSTER/lock"; flock 9
+number=$(( $(ls "$CLUSTER" | grep -c '^job-') + 101 ))
+for word in "$@"; do
+  case "$word" in --wrap=*) printf '%s' "${word#--wrap=}" > "$CLUSTER/job-$number";; esac
+done
+echo "$@" >> "$CLUSTER/submitted"
+( SLURM_JOB_ID=$number SLURM_JOBID=$number bash "$CLUSTER/job-$number" > "$CLUSTER/output-$number" 2>&1 \
+  && echo "$number|COMPLETED" > "$CLUSTER/state-$number" || echo "$number|FAILED" > "$CLUSTER/state-$number"
+) 9>&- < /dev/null > /dev/null 2>&1 &
+echo $number
+"""
+SRUN = """#!/bin/bash
+while [[ "$1" == -* ]]; do shift; done
+if [ $# = 0 ]; then exec bash; else exec "$@"; fi
+"""
+SACCT = """#!/bin/bash
+cat "$CLUSTER"/state-* 2> /dev/null; true
+"""
+
+
+@pytest.mark.slow
+def test_a_made_up_cluster_makes_a_target(workspace, monkeypatch):
+    """Everything but Slurm itself: the profile's resources reach sbatch, and jobs run through the plugin."""
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    (run,) = workspace.plan(*seeds(1), gpus=8)
+    cluster = workspace.folder / "cluster"
+    cluster.mkdir()
+    nothing = "#!/bin/sh\nexit 0\n"
+    tools = {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT}
+    for name in (*tools, "squeue", "sinfo", "scancel", "sacctmgr", "sshare", "scontrol"):
+        (cluster / name).write_text(tools.get(name, nothing))
+        (cluster / name).chmod(0o755)
+    monkeypatch.setenv("CLUSTER", str(cluster))
+    monkeypatch.setenv("PATH", f"{cluster}{os.pathsep}{os.environ['PATH']}")
+    place = ["slurm_account=ours", "slurm_partition=gpus"]
+    words = ["--profile", PROFILE, "--default-resources", *place, "runtime=720", "mem_mb=32000"]
+    done, calls = workspace.snakemake(*words, "--slurm-init-seconds-before-status-checks", "2", "--", "tiny")
+    assert done.returncode == 0, done.output
+    assert calls == ["train smoke --set seed=1", f"evaluate {run}", "tables", "figures"]
+    training, scoring = (cluster / "submitted").read_text().splitlines()
+    for option in ("-t 1440", "--mem 128000", "--gpus=8", "-A ours", "-p gpus"):
+        assert option in training
+    for option in ("-t 720", "--mem 32000", "--gpus=1"):
+        assert option in scoring
 
 
 @pytest.mark.slow
@@ -186,4 +233,6 @@ def test_a_real_grid_interrupted_and_continued(tmp_path):
         shown = [json.loads(line)["nimg"] for line in lines]
         assert shown == sorted(set(shown)) and shown[-1] == 320
         assert (tmp_path / "results" / "ablation" / "smoke" / f"{cell.run_id}.json").is_file()
+    executed = tmp_path / "runs" / "pipeline" / "grid-smoke"
+    assert sorted(path.name for path in executed.iterdir()) == ["figures", "tables", "tables.ipynb"]
     assert "Nothing to be done" in snakemake(tmp_path, "--cores", "2", "grid-smoke").output

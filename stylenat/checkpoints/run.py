@@ -159,8 +159,9 @@ class Run:
         path = self.path / DATASET
         if not path.is_file():
             return None
+        entries = _read_json(path, "restore it or train the run again")
         try:
-            return Contents.from_dict(_read_json(path))
+            return Contents.from_dict(entries)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}): restore it or train the run again") from None
 
@@ -296,7 +297,7 @@ class Run:
         if nimg is None and not self._states():
             return None
         folder = self.state_path(nimg)
-        advice = self._advice(folder)
+        advice = self.advice(nimg)
         tensors = {path.stem: load_tensors(path, advice) for path in folder.glob("*.safetensors")}
         return tensors, self.info(nimg)
 
@@ -322,8 +323,9 @@ class Run:
                 if int(path.name.removesuffix(suffix)) > nimg:
                     path.unlink()
 
-    def _advice(self, state: Path) -> str:
-        """What to do where a training state is damaged."""
+    def advice(self, nimg: int | None = None) -> str:
+        """What to do where a training state (default: the newest) is damaged."""
+        state = self.state_path(nimg)
         older = [int(other.name) for other in self._states() if int(other.name) < int(state.name)]
         if older:
             return f"restore it, or go on from the snapshot before with --from {older[-1]}"
@@ -340,7 +342,7 @@ class Run:
             UserError: there is none, or it is damaged, or `config.json` is not the one it was trained by.
         """
         path = self.state_path(nimg) / "info.json"
-        advice = self._advice(path.parent)
+        advice = self.advice(nimg)
         entries = _read_json(path, advice)
         if not isinstance(entries, dict):
             raise UserError(f"{path} is damaged (no JSON object): {advice}")

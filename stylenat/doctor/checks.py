@@ -1,9 +1,12 @@
 """Whether what this machine computes is right, and how fast: the checks that take seconds, on any device."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from stylenat.data.dataset import open_dataset
 from stylenat.doctor.verdict import LEFT_OUT, OK, WRONG, Verdict
 from stylenat.errors import UserError
 from stylenat.models.build import build_generator
-from stylenat.presets import get_config
+from stylenat.presets import get_config, run_id
 from stylenat.training.loop import train
 from stylenat.training.trainer import Trainer
 
@@ -40,6 +43,9 @@ STEP_TOLERANCE = {"loss": 0.05, "gradient": 0.1}
 SMALL = {"nimg": 32, "snapshot": 16, "batch_size": 8, "widths": (32, 32, 16, 16), "latent_dim": 16}
 SMALL |= {"discriminator_widths": (16, 16, 16), "head_dim": 16, "mapping_depth": 1}
 RESUME_TOLERANCE_GPU = 0.05  # where sums are made in another order every time; on a CPU none is allowed
+RANKS = 2
+RANKS_TOLERANCE = 0.02  # losses and weights after a few steps of Adam, whose sums are made in another order
+RANKS_PATIENCE = 300  # seconds
 CPU_PRESET = "noto-32"
 CPU_ROUNDS = 20
 GPU_PRESET = "ffhq-256"
@@ -269,9 +275,52 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 
 def check_ranks(device: torch.device) -> Verdict:
-    """Two processes against one; this version trains in one alone."""
-    text = "this version trains in one process"
-    return Verdict("training", "two ranks against one", LEFT_OUT, text)
+    """A training by two processes against one process's: the losses of its log, and the averaged weights.
+
+    On GPUs where there are two of them, else over gloo on the CPU.
+    """
+    section, name = "training", "two ranks against one"
+    if find_spec("stylenat.distributed") is None:
+        return Verdict(section, name, LEFT_OUT, "this version trains in one process")
+    on_gpus = device.type == "cuda" and torch.cuda.device_count() >= RANKS
+    where = "cuda" if on_gpus else "cpu"
+    config = small_config()
+    with tempfile.TemporaryDirectory() as folder:
+        one = train(config, Path(folder) / "one", where)
+        several = _train_in_ranks(config, Path(folder) / "several", where)
+        errors = _compare_runs(several, one)
+    worst = max(errors, key=lambda part: errors[part])
+    listed = f"largest relative difference {errors[worst]:.1e} ({worst}), allowed {RANKS_TOLERANCE:.0e}"
+    text = f"{RANKS} processes on {'GPUs' if on_gpus else 'the CPU'}: {listed}"
+    right = errors[worst] <= RANKS_TOLERANCE
+    return Verdict(section, name, OK if right else WRONG, text, _finite({"errors": errors}))
+
+
+def _train_in_ranks(config: Config, folder: Path, where: str) -> Run:
+    """Train by several processes, as a user would."""
+    settings = [f"{name}={value}" for name, value in SMALL.items()]
+    words = ["train", config.preset, "--out", str(folder), "--set", *settings]
+    if where == "cpu":
+        words += ["--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
+    command = [sys.executable, *launcher, "-m", "stylenat", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RANKS_PATIENCE, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise UserError(next((line for line in lines if line.startswith("stylenat: ")), lines[-1]))
+    return Run(folder / run_id(config))
+
+
+def _compare_runs(found: Run, expected: Run) -> dict[str, float]:
+    """Relative differences of two runs' losses, and of all averaged weights together."""
+    errors: dict[str, float] = {}
+    for mine, other in zip(found.log(), expected.log(), strict=True):
+        for name in ("loss_d", "loss_g", "r1"):
+            if name in other:
+                off = abs(mine[name] - other[name]) / max(abs(other[name]), 1e-3)
+                errors[name] = max(off, errors.get(name, 0.0))
+    weights = [torch.cat([p.flatten() for p in run.generator().parameters()]) for run in (found, expected)]
+    return errors | {"averaged weights": relative_error(*weights)}
 
 
 # Speed

@@ -94,7 +94,7 @@ def check_training(
 
 
 def go_back(config: Config, nimg: int, folder: Path | str | None = None, device: str | None = None) -> None:
-    """Make an older snapshot a run's newest, from which `train` then goes on; those after it are removed.
+    """Make an older snapshot a run's newest, from which `train` goes on; those after it are removed.
 
     Args:
         config: as of `train`.
@@ -219,7 +219,7 @@ def _resume(run: Run, trainer: Trainer, means: "_Means") -> Info:
     try:
         trainer.load_state(state, info["nimg"])
     except (KeyError, RuntimeError, ValueError):
-        raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
+        raise UserError(f"{run.state_path()} holds other tensors: {run.advice()}") from None
     means.losses = info.get("losses", {})
     return info
 

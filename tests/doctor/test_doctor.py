@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import refusal
+from helpers import ROOT, refusal
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stylenat.attention import dispatch, tiled
@@ -15,6 +15,8 @@ from stylenat.doctor import checks, examine, machine
 from stylenat.doctor.verdict import LEFT_OUT, MISSING, OK, WRONG, Report, Verdict
 from stylenat.errors import UserError
 from stylenat.paths import from_json
+from stylenat.presets import get_config
+from stylenat.training.loop import train
 from stylenat.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -164,6 +166,29 @@ def test_resume_is_bit_for_bit_and_a_forgotten_moment_is_found(monkeypatch):
     monkeypatch.setattr(Trainer, "load_state", forgetful)
     wrong = checks.check_resume(CPU)
     assert wrong.status == WRONG and "none allowed on a CPU" in wrong.text
+
+
+def test_ranks_are_compared_by_losses_and_weights(monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert checks.check_ranks(CPU).status == LEFT_OUT
+    monkeypatch.setattr(checks, "find_spec", lambda name: True)
+    monkeypatch.setattr(checks, "_train_in_ranks", lambda config, folder, where: train(config, folder, where))
+    right = checks.check_ranks(CPU)
+    assert right.status == OK and {"loss_d", "loss_g", "r1"} < set(right.values["errors"])
+
+    def otherwise(config, folder, where):  # every process sees the same half of the batch
+        return train(get_config("smoke", **checks.SMALL | {"batch_size": 4}), folder, where)
+
+    monkeypatch.setattr(checks, "_train_in_ranks", otherwise)
+    wrong = checks.guarded("training", "ranks", lambda: checks.check_ranks(CPU))
+    assert wrong.status == WRONG
+
+
+def test_ranks_that_fail_say_why_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "SMALL", checks.SMALL | {"nimg": 0})
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    message = refusal(checks._train_in_ranks, get_config("smoke"), tmp_path, "cpu")
+    assert message.startswith("stylenat: nimg=0 ")
 
 
 def test_without_a_gpu_its_checks_are_left_out_and_say_so():

@@ -224,8 +224,8 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(lives, unbroken, tmp_pa
 # --- a full disk
 
 
-def fail_at(monkeypatch, position):
-    """A disk that is full at one of the writes: half of it gets there. The list of all writes so far."""
+def fail_at(monkeypatch, position, number=errno.ENOSPC):
+    """A disk that is full, or fails otherwise, at a write: half of it gets there. The list of all writes."""
     writes = []
     write = paths._write
 
@@ -233,7 +233,7 @@ def fail_at(monkeypatch, position):
         writes.append(path)
         if len(writes) - 1 == position:
             write(path, data[: len(data) // 2], mode)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
         write(path, data, mode)
 
     monkeypatch.setattr(paths, "_write", failing)
@@ -253,12 +253,12 @@ def short(tmp_path_factory):
     return only_run(folder), len(writes)
 
 
-def check_full_disk(capsys, monkeypatch, tmp_path, unbroken, position):
+def check_full_disk(capsys, monkeypatch, tmp_path, unbroken, position, number=errno.ENOSPC):
     words = [str(word) for word in command(tmp_path, score=False, **SHORT)]
     with monkeypatch.context() as patch:
-        writes = fail_at(patch, position)
+        writes = fail_at(patch, position, number)
         message = refused(capsys, *words)
-    assert "No space left on device" in message and str(tmp_path) in message and ".tmp" not in message
+    assert os.strerror(number) in message and str(tmp_path) in message and ".tmp" not in message
     assert len(writes) == position + 1
     assert not list(tmp_path.rglob(".*")), "what was half written is removed"
     assert main(words) == 0
@@ -268,6 +268,19 @@ def check_full_disk(capsys, monkeypatch, tmp_path, unbroken, position):
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_a_disk_that_is_full_at_some_write(capsys, monkeypatch, tmp_path, short, share):
     check_full_disk(capsys, monkeypatch, tmp_path, short[0], int(share * short[1]))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EDQUOT])
+def test_a_disk_that_turns_read_only_or_fails_at_some_write(capsys, monkeypatch, tmp_path, short, number):
+    check_full_disk(capsys, monkeypatch, tmp_path, short[0], int(0.6 * short[1]), number)
+
+
+def test_a_folder_that_is_read_only_is_refused_before_the_first_step(capsys, monkeypatch, tmp_path):
+    fail_at(monkeypatch, 0, errno.EROFS)
+    monkeypatch.setattr(Trainer, "step", None)
+    message = refused(capsys, *command(tmp_path, score=False, **SHORT))
+    assert f"can't write to {tmp_path}" in message and "(Read-only file system)" in message
+    assert "give a place you may write to" in message and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
