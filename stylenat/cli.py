@@ -5,6 +5,7 @@ load, and `--help` should answer at once.
 """
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import math
@@ -20,7 +21,7 @@ import click
 
 from stylenat.config import parse_overrides
 from stylenat.errors import Stopped, UserError, check_number, one_line
-from stylenat.paths import check_writable, expand, find_path, to_json, write_atomically
+from stylenat.paths import check_writable, expand, find_path, to_json, workspace, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -310,7 +311,7 @@ def check_command(path: str, resolution: int | None) -> None:
 )
 @click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="of the protocol")
 @click.option("--rounds", type=int, help="Timed calls per batch size.", show_default="of the protocol")
-@click.option("--dtype", help="float32, or bfloat16 by autocast.", show_default="float32")
+@click.option("--dtype", help="float32; bfloat16, or float16 on a GPU, by autocast.", show_default="float32")
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the rows here.")
 @_device_option
 def throughput_command(
@@ -326,20 +327,45 @@ def throughput_command(
     from stylenat.benchmark.throughput import describe, get_protocol, measure, table, to_csv
     from stylenat.models.build import build_generator
 
-    changes: dict[str, Any] = {}
-    if batches:
-        changes["batches"] = _parse_batches(batches)
-    if rounds is not None:
-        changes["rounds"] = rounds
-    if dtype is not None:
-        changes["dtype"] = dtype
-    protocol = get_protocol(protocol_name, **changes)
+    protocol = get_protocol(protocol_name, **_protocol_changes(batches, rounds, dtype))
     if csv_path:
         check_writable(expand(csv_path))
     rows = measure(build_generator(preset), protocol, preset, device)
     print(table(rows).to_string(index=False), describe(rows[0]), sep="\n")
     if csv_path:
         write_atomically(expand(csv_path), to_csv(rows))
+
+
+@commands.command("compare")
+@click.argument("presets", nargs=-1)
+@click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="1,2")
+@click.option("--rounds", type=int, help="Calls of each generator at each batch size.", show_default="5")
+@click.option("--dtype", help="float32; bfloat16, or float16 on a GPU, by autocast.", show_default="float32")
+@click.option("--record", is_flag=True, help="Keep it in results/generators.json, for tables and figures.")
+@_device_option
+def compare_command(
+    presets: tuple[str, ...],
+    batches: str | None,
+    rounds: int | None,
+    dtype: str | None,
+    record: bool,
+    device: str | None,
+) -> None:
+    """Time generators side by side, each once a round; without presets, those of the paper."""
+    from stylenat.benchmark.compare import INTERLEAVED, compare
+    from stylenat.reporting.generators import comparison_text
+    from stylenat.reporting.paper import published_numbers
+    from stylenat.reporting.rates import read_comparisons, record_comparison
+
+    protocol = dataclasses.replace(INTERLEAVED, **_protocol_changes(batches, rounds, dtype))
+    numbers = published_numbers()
+    if record:
+        read_comparisons()
+        check_writable(workspace("results", "generators.json"))
+    found = compare(presets, protocol, device)
+    print(comparison_text([found], numbers))
+    if record:
+        record_comparison(found)
 
 
 @commands.command("ablation")
@@ -559,6 +585,16 @@ def _check_range(name: str, value: int | None, least: int, most: int = 2**63 - 1
     """
     if value is not None and not least <= value <= most:
         raise UserError(f"{name} {value} is out of range: give a whole number from {least} to {most}")
+
+
+def _protocol_changes(batches: str | None, rounds: int | None, dtype: str | None) -> dict[str, Any]:
+    """What options change of a protocol of throughput; those not given, nothing.
+
+    Raises:
+        UserError: as of `_parse_batches`.
+    """
+    given = {"batches": _parse_batches(batches) if batches else None, "rounds": rounds, "dtype": dtype}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _parse_batches(text: str) -> tuple[int, ...]:
