@@ -360,7 +360,9 @@ def compare_command(
     protocol = dataclasses.replace(INTERLEAVED, **_protocol_changes(batches, rounds, dtype))
     numbers = published_numbers()
     if record:
-        read_comparisons()
+        if presets:
+            raise UserError(f"--record keeps the paper's generators: leave out {' '.join(presets)}")
+        read_comparisons()  # what is damaged shows before hours of timing
         check_writable(workspace("results", "generators.json"))
     found = compare(presets, protocol, device)
     print(comparison_text([found], numbers))
@@ -401,7 +403,7 @@ def presets_command() -> None:
 @commands.command("tables")
 def tables_command() -> None:
     """Rebuild results/tables and README's tables from the records."""
-    from stylenat.experiments.report import page_blocks, update_pages
+    from stylenat.experiments.pages import page_blocks, update_pages
     from stylenat.reporting.records import load_records
     from stylenat.reporting.tables import update_readme
 
@@ -414,11 +416,11 @@ def tables_command() -> None:
 @commands.command("figures")
 def figures_command() -> None:
     """Rebuild figures/ from results/."""
-    from stylenat.experiments.report import draw_ablation_figures
+    from stylenat.experiments.pages import draw_experiment_figures
     from stylenat.figures.build import draw_figures
     from stylenat.figures.style import save_all
 
-    for path in save_all({**draw_figures(), **draw_ablation_figures()}):
+    for path in save_all({**draw_figures(), **draw_experiment_figures()}):
         print(path.relative_to(path.parents[1]))
 
 

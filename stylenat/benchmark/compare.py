@@ -92,10 +92,7 @@ def compare(
         UserError: an unknown preset or one named twice, no such device, or it lacks the protocol's dtype.
     """
     names = list(presets) or list(COMPARED)
-    for name in names:
-        get_config(name)
-        if names.count(name) > 1:
-            raise UserError(f"preset {name!r} is named twice: name it once")
+    check_presets(names)
     torch_device = pick_device(device)
     check_dtype(protocol, torch_device)
     cases = [(name, batch) for name in names for batch in protocol.batches]
@@ -124,6 +121,18 @@ def compare(
         dirty=made["dirty"],
         rates=tuple(one.rate(peak) for one, peak in zip(prepared, peaks, strict=True)),
     )
+
+
+def check_presets(names: Sequence[str]) -> None:
+    """Check what is to be compared.
+
+    Raises:
+        UserError: an unknown preset, or one that is named twice.
+    """
+    for name in names:
+        get_config(name)
+        if names.count(name) > 1:
+            raise UserError(f"preset {name!r} is named twice: name it once")
 
 
 def _prepare(names: Sequence[str], protocol: Protocol, device: torch.device) -> list[_Timed]:

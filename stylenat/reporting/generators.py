@@ -20,6 +20,7 @@ COMPARED = {
     "stylegan-xl-e": "StyleGAN-XL",
 }
 COMMAND = "python -m stylenat compare --record"
+CHART = "![The same chart, with rates and parameters measured here](figures/bubble_chart_measured.png)"
 NONE = f"None recorded yet: `{COMMAND}` measures it.\n"
 LEGEND = (
     "Median over the rounds, in brackets least and greatest; every round calls every generator once at every "
