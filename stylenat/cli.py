@@ -5,6 +5,7 @@ load, and `--help` should answer at once.
 """
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import math
@@ -21,7 +22,7 @@ import click
 
 from stylenat.config import parse_overrides
 from stylenat.errors import Stopped, UserError, check_number, one_line
-from stylenat.paths import check_writable, expand, find_path, to_json, write_atomically
+from stylenat.paths import check_writable, expand, find_path, to_json, workspace, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -36,7 +37,7 @@ METRIC_NAMES = (
 )  # fmt: skip
 OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
 PROTOCOL_NAMES = ("paper", "ours")
-DTYPE_NAMES = ("float32", "bfloat16", "auto")
+DTYPE_NAMES = ("float32", "bfloat16", "float16", "auto")
 LARGEST_SCORE_SEED = 2**63 // 10**6 - 1  # a score's images begin at seed N · 10⁶
 MOST_SEEDS = 10**6  # of one call of `sample`
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, see `distributed`
@@ -96,7 +97,7 @@ _dtype_option = click.option(
     type=click.Choice(DTYPE_NAMES),
     default="float32",
     show_default=True,
-    help="Of large products; auto: bfloat16 where there are instructions for it.",
+    help="Of large products; float16 on a GPU; auto: bfloat16 where there are instructions for it.",
 )
 _partitions_option = click.option(
     "--partitions",
@@ -374,12 +375,7 @@ def throughput_command(
     from stylenat.benchmark.throughput import describe, get_protocol, measure, table, to_csv
     from stylenat.models.build import build_generator
 
-    changes: dict[str, Any] = {"dtype": dtype}
-    if batches:
-        changes["batches"] = _parse_batches(batches)
-    if rounds is not None:
-        changes["rounds"] = rounds
-    protocol = get_protocol(protocol_name, **changes)
+    protocol = get_protocol(protocol_name, **_protocol_changes(batches, rounds, dtype))
     if csv_path:
         check_writable(expand(csv_path))
     rows = measure(build_generator(preset), protocol, preset, device)
@@ -388,8 +384,43 @@ def throughput_command(
         write_atomically(expand(csv_path), to_csv(rows))
 
 
+@commands.command("compare")
+@click.argument("presets", nargs=-1)
+@click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="1,2")
+@click.option("--rounds", type=int, help="Calls of each generator at each batch size.", show_default="5")
+@_dtype_option
+@click.option("--record", is_flag=True, help="Keep it in results/generators.json, for tables and figures.")
+@_device_option
+def compare_command(
+    presets: tuple[str, ...],
+    batches: str | None,
+    rounds: int | None,
+    dtype: str,
+    record: bool,
+    device: str | None,
+) -> None:
+    """Time generators side by side, each once a round; without presets, those of the paper."""
+    from stylenat.benchmark.compare import INTERLEAVED, compare
+    from stylenat.reporting.generators import comparison_text
+    from stylenat.reporting.paper import PublishedNumbers, published_numbers
+    from stylenat.reporting.rates import read_comparisons, record_comparison
+
+    protocol = dataclasses.replace(INTERLEAVED, **_protocol_changes(batches, rounds, dtype))
+    is_clone = workspace("results", "paper.csv").is_file()
+    numbers = published_numbers() if is_clone else PublishedNumbers()
+    if record:
+        if presets:
+            raise UserError(f"--record keeps the paper's generators: leave out {' '.join(presets)}")
+        read_comparisons()  # what is damaged shows before hours of timing
+        check_writable(workspace("results", "generators.json"))
+    found = compare(presets, protocol, device)
+    print(comparison_text([found], numbers))
+    if record:
+        record_comparison(found)
+
+
 @commands.command("ablation")
-@click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
+@click.argument("grid", help="Such as avatars-32, of docs/ablation.md, or generators-32.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
 @click.option("--run", metavar="RUN", help="A single run of it, by its run id.")
 @click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
@@ -448,7 +479,7 @@ def presets_command() -> None:
 @commands.command("tables")
 def tables_command() -> None:
     """Rebuild results/tables and README's tables from the records."""
-    from stylenat.experiments.report import page_blocks, update_pages
+    from stylenat.experiments.pages import page_blocks, update_pages
     from stylenat.reporting.records import load_records
     from stylenat.reporting.tables import update_readme
 
@@ -461,11 +492,11 @@ def tables_command() -> None:
 @commands.command("figures")
 def figures_command() -> None:
     """Rebuild figures/ from results/."""
-    from stylenat.experiments.report import draw_ablation_figures
+    from stylenat.experiments.pages import draw_experiment_figures
     from stylenat.figures.build import draw_figures
     from stylenat.figures.style import save_all
 
-    for path in save_all({**draw_figures(), **draw_ablation_figures()}):
+    for path in save_all({**draw_figures(), **draw_experiment_figures()}):
         print(path.relative_to(path.parents[1]))
 
 
@@ -656,6 +687,16 @@ def _check_range(name: str, value: int | None, least: int, most: int = 2**63 - 1
     """
     if value is not None and not least <= value <= most:
         raise UserError(f"{name} {value} is out of range: give a whole number from {least} to {most}")
+
+
+def _protocol_changes(batches: str | None, rounds: int | None, dtype: str | None) -> dict[str, Any]:
+    """What options change of a protocol of throughput; those not given, nothing.
+
+    Raises:
+        UserError: as of `_parse_batches`.
+    """
+    given = {"batches": _parse_batches(batches) if batches else None, "rounds": rounds, "dtype": dtype}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _parse_batches(text: str) -> tuple[int, ...]:

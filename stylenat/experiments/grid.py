@@ -1,4 +1,4 @@
-"""The ablation's grid as data: arms, contrasts and runs, read from `ablation.yaml`."""
+"""Grids of runs as data: arms, contrasts and runs, read from `ablation.yaml` and `generators.yaml`."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,8 @@ from stylenat.config import Config
 from stylenat.errors import UserError, unknown
 from stylenat.presets import PRESETS, get_config, run_id
 
-PLAN = Path(__file__).with_name("ablation.yaml")
+ABLATION = Path(__file__).with_name("ablation.yaml")
+GENERATORS = Path(__file__).with_name("generators.yaml")
 MIXED_KERNELS = (3, 5, 7)
 Rule = Callable[[Sequence[int], int], Levels]  # heads of the levels, kernel size → partitions
 
@@ -42,16 +43,18 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """An arm of the ablation.
+    """An arm of an experiment: another rule for what heads see, or another preset.
 
     Attributes:
         name: as its tables name it.
-        rule: what the heads see.
+        rule: what the heads see; None for an arm that is a preset.
+        preset: whose configuration it has; "" for an arm that is a rule, and has the grid's.
         settings: fields of the configuration that it changes besides.
     """
 
     name: str
-    rule: Rule
+    rule: Rule | None = None
+    preset: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -142,7 +145,8 @@ class Grid:
 
     Attributes:
         name: of the grid; its folder below `results/ablation`.
-        preset: of all runs.
+        plan: the file that it is from.
+        preset: of all runs; "" where arms are presets.
         settings: fields of the preset that are replaced in all runs.
         kernel: kernel size of every rule.
         variants: the arms.
@@ -154,6 +158,7 @@ class Grid:
     """
 
     name: str
+    plan: Path
     preset: str
     settings: Mapping[str, Any]
     kernel: int
@@ -228,7 +233,7 @@ class Grid:
         Raises:
             UserError: there is none.
         """
-        known = {variant.name: variant for variant in all_variants()}
+        known = {variant.name: variant for variant in (*all_variants(self.plan), *self.variants)}
         if name not in known:
             raise unknown("variant", name, known)
         return known[name]
@@ -252,8 +257,8 @@ class Grid:
             overrides: fields to replace, as of `get_config`; a seed among them comes first.
 
         Raises:
-            UserError: none or several of the first three, an unknown variant, partitions that do not fit,
-                overrides of what the ablation sets, and as of `get_config`.
+            UserError: none or several of the first three, an unknown variant, partitions that do not fit or
+                that arms do not differ in, overrides of what the ablation sets, and as of `get_config`.
         """
         replaced = dict(overrides or {})
         for name in ("partitions", "variant", "paired"):
@@ -266,9 +271,15 @@ class Grid:
             raise UserError(
                 f"a cell changes one thing, and {what} is given: give variant, dilation or partitions"
             )
+        if not (variant or self.preset):
+            raise UserError(f"the arms of {self.name} are generators: give a variant, not {chosen[0]}")
         arm = self.variant(variant) if variant else _custom(dilation, partitions)
         number = self.first_seed if seed is None else seed
-        settings = {**self.settings, "seed": number, **replaced, **arm.settings, "paired": True}
+        settings = {**self.settings, "seed": number, **replaced, **arm.settings}
+        if arm.rule is None:
+            config = get_config(arm.preset, **settings, variant=arm.name)
+            return Cell(self.name, arm.name, config, self.scoring)
+        settings["paired"] = True
         # Only its heads are used: the published rule fits whatever widths the settings give.
         heads = get_config(self.preset, **settings, partitions="").level_heads
         levels = arm.rule(heads, self.kernel)
@@ -285,22 +296,23 @@ def _custom(dilation: int, partitions: str) -> Variant:
 
 
 @functools.cache
-def _plan() -> dict[str, Any]:
-    return yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+def _read(plan: Path) -> dict[str, Any]:
+    return yaml.safe_load(plan.read_text(encoding="utf-8"))
 
 
-def all_variants() -> tuple[Variant, ...]:
-    """Every arm that the plan defines."""
+def all_variants(plan: Path = ABLATION) -> tuple[Variant, ...]:
+    """Every arm that a plan defines."""
     found = []
-    for name, entry in _plan()["variants"].items():
-        settings = {key: value for key, value in entry.items() if key != "rule"}
-        found.append(Variant(name, RULES[entry["rule"]], settings))
+    for name, entry in _read(plan)["variants"].items():
+        settings = {key: value for key, value in entry.items() if key not in ("rule", "preset")}
+        rule = RULES[entry["rule"]] if "rule" in entry else None
+        found.append(Variant(name, rule, entry.get("preset", ""), settings))
     return tuple(found)
 
 
-def grid_names() -> list[str]:
-    """Names of the grids, in the plan's order."""
-    return list(_plan()["grids"])
+def grid_names(plan: Path = ABLATION) -> list[str]:
+    """Names of a plan's grids, in its order."""
+    return list(_read(plan)["grids"])
 
 
 def load_grid(name: str) -> Grid:
@@ -309,23 +321,28 @@ def load_grid(name: str) -> Grid:
     Raises:
         UserError: there is no such grid or preset.
     """
-    grids = _plan()["grids"]
-    if name in grids:
-        entry = dict(grids[name])
-    elif name in PRESETS:
-        entry = {**grids["smoke"], "preset": name, "settings": {}, "score": {"snapshots": 1}}
-    else:
-        raise unknown("grid", name, [*grids, *PRESETS])
+    plan = ABLATION
+    if name in grid_names(GENERATORS):
+        plan = GENERATORS
+    elif name not in (*grid_names(), *PRESETS):
+        raise unknown("grid", name, [*grid_names(), *grid_names(GENERATORS), *PRESETS])
+    grids = _read(plan)["grids"]
+    entry = dict(grids.get(name, grids.get("smoke")))
+    if name not in grids:
+        entry |= {"preset": name, "settings": {}, "score": {"snapshots": 1}}
     names = entry.pop("variants")
-    variants = tuple(variant for variant in all_variants() if variant.name in names)
+    variants = tuple(variant for variant in all_variants(plan) if variant.name in names)
     contrasts = []
-    for contrast in _plan()["contrasts"]:
+    for contrast in _read(plan)["contrasts"]:
         if {contrast["treatment"], contrast["control"]} <= set(names):
             paper = contrast.get("paper")
             pair = tuple(paper) if paper else None
             contrasts.append(Contrast(contrast["treatment"], contrast["control"], pair))
     return Grid(
         name=name,
+        plan=plan,
+        preset=entry.pop("preset", ""),
+        kernel=entry.pop("kernel", 0),
         variants=variants,
         contrasts=tuple(contrasts),
         scoring=Scoring(**entry.pop("score")),

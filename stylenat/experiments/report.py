@@ -1,8 +1,7 @@
 """The ablation's tables, figures and paragraphs, from what is recorded alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,6 @@ from stylenat.experiments.views import Views, read_views
 from stylenat.figures.ablation import ArmViews, Rung, arm_samples, arm_views, ladder
 from stylenat.figures.attention import head_parts
 from stylenat.figures.results import recorded_samples
-from stylenat.paths import workspace
 from stylenat.reporting import markdown
 from stylenat.reporting.records import RunRecord, read_csv, read_record, record_path
 
@@ -83,9 +81,7 @@ def arm_table(analysis: Analysis) -> pd.DataFrame:
     grid = analysis.grid
     rows = []
     for variant in grid.variants:
-        records = [
-            record for cell in grid.cells() if (record := _record(cell)) and cell.variant == variant.name
-        ]
+        records = recorded(grid, variant.name)
         row: dict[str, str | int] = {"arm": variant.name, "seeds": len(records)}
         for metric, scores in analysis.scores.items():
             values = list(scores.get(variant.name, {}).values())
@@ -133,6 +129,12 @@ def cost_table(grid: str) -> pd.DataFrame | None:
 def to_markdown(table: pd.DataFrame) -> str:
     """A table of `pandas` in Markdown."""
     return markdown.table(list(table.columns), table.astype(str).to_numpy().tolist(), text_columns=(0,))
+
+
+def recorded(grid: Grid, variant: str) -> list[RunRecord]:
+    """The records of an arm's runs."""
+    cells = [cell for cell in grid.cells() if cell.variant == variant]
+    return [record for cell in cells if (record := _record(cell))]
 
 
 def _record(cell: Cell) -> RunRecord | None:
@@ -292,33 +294,3 @@ def plan_table(grid: Grid) -> pd.DataFrame:
         row["seeds"] = f"{seeds[0]} to {seeds[-1]}"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def page_blocks() -> dict[Path, dict[str, str]]:
-    """The blocks of README.md and docs/ablation.md that are built from grids, by page and name.
-
-    Raises:
-        UserError: a page without its markers, or damaged records.
-    """
-    analyses = recorded_grids()
-    pages = {workspace("README.md"): {"ablation": readme_block(analyses)}}
-    page = workspace("docs", "ablation.md")
-    if page.is_file():  # a workspace that is no clone has none
-        arms = to_markdown(plan_table(load_grid(PLANNED)))
-        pages[page] = {"arms": arms, "results": page_block(analyses)}
-    for path, blocks in pages.items():
-        markdown.check_blocks(path, blocks)
-    return pages
-
-
-def update_pages(pages: Mapping[Path, Mapping[str, str]] | None = None) -> None:
-    """Rebuild the blocks of README.md and docs/ablation.md.
-
-    Args:
-        pages: as of `page_blocks`, which is the default.
-
-    Raises:
-        UserError: as of `page_blocks`.
-    """
-    for path, blocks in (page_blocks() if pages is None else pages).items():
-        markdown.fill_blocks(path, blocks)

@@ -42,7 +42,8 @@ def run_cell(cell: Cell, device: str | None = None) -> tuple[RunRecord, CellScor
     )  # what is missing shows before the training
     run = train(cell.config, device=device)
     record = score_run(run, device, history=False)
-    record_views(cell, run)
+    if run.generator().shows_attention:
+        record_views(cell, run)
     return record, score_cell(cell, run, device)
 
 

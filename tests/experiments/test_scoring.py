@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, Plain, needs_wheels, refusal
+from helpers import ROOT, Plain, empty_blocks, needs_wheels, refusal
 from PIL import Image
 
 from stylenat.attention.partitions import parse_levels
 from stylenat.cli import main
 from stylenat.evaluation.distances import frechet_distance
-from stylenat.experiments import report, runs, scoring
+from stylenat.experiments import pages, report, runs, scoring
 from stylenat.experiments.grid import Scoring, load_grid
 from stylenat.experiments.runs import run_cell, run_grid
 from stylenat.experiments.scoring import (
@@ -48,7 +48,7 @@ def space(tmp_path_factory):
     for i in range(100):
         flat = np.full((32, 32, 3), rng.integers(256, size=3), np.uint8)
         Image.fromarray(flat).save(folder / "drawn" / f"{i:03}.png")
-    (folder / "README.md").write_text("a\n<!-- ablation:begin -->\n<!-- ablation:end -->\nz\n")
+    (folder / "README.md").write_text(f"a\n{empty_blocks()}z\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLENAT_WORKSPACE", str(folder))
         yield folder
@@ -229,9 +229,9 @@ def test_pages_and_figures_of_what_is_recorded(grid, cells, space, monkeypatch):
     page = space / "docs" / "ablation.md"
     blocks = ("arms", "results")
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks))
-    report.update_pages()
+    pages.update_pages()
     once = (space / "README.md").read_text(), page.read_text()
-    report.update_pages()
+    pages.update_pages()
     assert once == ((space / "README.md").read_text(), page.read_text())
     assert (
         "![Scores and paired differences of avatars-32-pilot](figures/ablation-avatars-32-pilot-ladder.png)"
@@ -247,8 +247,8 @@ def test_pages_and_figures_of_what_is_recorded(grid, cells, space, monkeypatch):
 
 def test_without_results_the_pages_say_so(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(tmp_path))
-    (tmp_path / "README.md").write_text("<!-- ablation:begin -->\n<!-- ablation:end -->\n")
-    report.update_pages()
+    (tmp_path / "README.md").write_text(empty_blocks())
+    pages.update_pages()
     assert "No grid is recorded yet." in (tmp_path / "README.md").read_text()
     assert report.page_block([]) == "No run of a grid is recorded yet." and not report.draw_ablation_figures()
 
@@ -258,7 +258,7 @@ def test_the_committed_pages_equal_a_rebuild(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
-    report.update_pages()
+    pages.update_pages()
     for name in ("README.md", "docs/ablation.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), (
             f"run `make results`: {name} is old"
