@@ -28,7 +28,8 @@ from stylenat.models.build import build_generator
 from stylenat.presets import get_config
 
 _ROUNDS = 7
-_SLOW = 10.0  # seconds: what takes longer is timed once
+_LEAST = 0.2  # seconds of a round: what is quicker is called several times
+_SLOW = 5.0  # seconds: what takes longer is timed once
 _MOST_LOGITS = 2**28  # that FlexAttention may hold on a CPU, where it fills the whole attention matrix
 _FORWARD = "forward"
 _BOTH = "forward + backward"
@@ -44,7 +45,7 @@ class Times:
         ratio: median of its time by that of the first way in the same round.
         ratio_low: least.
         ratio_high: greatest.
-        rounds: how often it was timed; 1 where a call takes over 10 seconds.
+        rounds: how often it was timed; 1 where a call takes over 5 seconds.
     """
 
     seconds: float
@@ -124,7 +125,7 @@ def compare(title: str, direction: str, timers: Mapping[str, Timer], rounds: int
     for _ in range(rounds):
         for name, timer in timers.items():
             if name not in slow:
-                times[name].append(timer())
+                times[name].append(_mean(timer))
     ways = {}
     for name, found_times in times.items():
         if name in slow:
@@ -136,6 +137,16 @@ def compare(title: str, direction: str, timers: Mapping[str, Timer], rounds: int
             statistics.median(found_times), statistics.median(ratios), min(ratios), max(ratios), rounds
         )
     return Comparison(title, direction, ways)
+
+
+def _mean(timer: Timer) -> float:
+    """Seconds of a call, the mean of as many as fill `_LEAST`."""
+    total = 0.0
+    calls = 0
+    while total < _LEAST:
+        total += timer()
+        calls += 1
+    return total / calls
 
 
 # --- Attention alone
