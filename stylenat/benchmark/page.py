@@ -270,22 +270,25 @@ def _growth(numbers: Performance) -> str:
 
 def _compared(numbers: Performance, names: Sequence[str]) -> str:
     """A row a comparison, a column a way to do it; the first way's time, the others' as multiples of it."""
-    places = sorted({place for name in names for place in numbers.compared[name]})
-    rows = []
-    stamps = []
+    found = []  # (name, place, what was compared there)
+    for name in names:
+        for place, compared in numbers.compared.get(name, {}).items():
+            found.append((name, place, compared))
+    if not found:
+        return "Not measured yet."
+    several = len({place for _, place, _ in found}) > 1
     ways: list[str] = []
-    for name in names:
-        for compared in numbers.compared[name].values():
-            for each in compared.comparisons:
-                ways += [way for way in each.ways if way not in ways]
-    for name in names:
-        for place, compared in numbers.compared[name].items():
-            stamps.append((name, compared.stamp))
-            for each in compared.comparisons:
-                label = each.title if len(places) == 1 else f"{each.title}; {place}"
-                rows.append([label, each.direction, *_ways(each.ways, ways)])
+    for _, _, compared in found:
+        for each in compared.comparisons:
+            ways += [way for way in each.ways if way not in ways]
+    rows = []
+    for _, place, compared in found:
+        for each in compared.comparisons:
+            label = f"{each.title}; {place}" if several else each.title
+            rows.append([label, each.direction, *_ways(each.ways, ways)])
     first, *others = ways
     head = ["", "direction", first, *(f"{way}, by {first}'s" for way in others)]
+    stamps = [(name, compared.stamp) for name, _, compared in found]
     return f"{table(head, rows, text_columns=(0, 1))}\n\n{measured(stamps)}"
 
 
