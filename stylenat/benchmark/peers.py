@@ -29,7 +29,8 @@ from stylenat.presets import get_config
 
 _ROUNDS = 7
 _LEAST = 0.2  # seconds of a round: what is quicker is called several times
-_SLOW = 5.0  # seconds: what takes longer is timed once
+_SLOW = 5.0  # seconds: what takes longer, and four times as long as the first way, is timed once
+_TIMES = 4.0
 _MOST_LOGITS = 2**28  # that FlexAttention may hold on a CPU, where it fills the whole attention matrix
 _FORWARD = "forward"
 _BOTH = "forward + backward"
@@ -45,7 +46,8 @@ class Times:
         ratio: median of its time by that of the first way in the same round.
         ratio_low: least.
         ratio_high: greatest.
-        rounds: how often it was timed; 1 where a call takes over 5 seconds.
+        rounds: how often it was timed; 1 where a call takes over 5 seconds and
+            four times as long as that of the first way.
     """
 
     seconds: float
@@ -115,13 +117,9 @@ def compare(title: str, direction: str, timers: Mapping[str, Timer], rounds: int
     """
     first, *_ = timers
     rounds = rounds or _ROUNDS
-    times: dict[str, list[float]] = {}
-    slow = {}
-    for name, timer in timers.items():
-        times[name] = []
-        found = timer()
-        if found > _SLOW and name != first:
-            slow[name] = found
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    warm = {name: timer() for name, timer in timers.items()}
+    slow = {name: seconds for name, seconds in warm.items() if seconds > max(_SLOW, _TIMES * warm[first])}
     for _ in range(rounds):
         for name, timer in timers.items():
             if name not in slow:
