@@ -38,10 +38,11 @@ Timer = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Times:
+class Way:
     """One way to do the work.
 
     Attributes:
+        name: what it is called.
         seconds: median.
         ratio: median of its time by that of the first way in the same round.
         ratio_low: least.
@@ -50,6 +51,7 @@ class Times:
             four times as long as that of the first way.
     """
 
+    name: str
     seconds: float
     ratio: float
     ratio_low: float
@@ -64,12 +66,12 @@ class Comparison:
     Attributes:
         title: what is done, such as "64 × 64 × 512, 8x7@1,8x7@8".
         direction: "forward", or "forward + backward".
-        ways: the times by name; the first is what the others are compared with.
+        ways: in the order of the table; the first is what the others are compared with.
     """
 
     title: str
     direction: str
-    ways: dict[str, Times]
+    ways: list[Way]
 
 
 def natten_mps_attend(
@@ -124,16 +126,15 @@ def compare(title: str, direction: str, timers: Mapping[str, Timer], rounds: int
         for name, timer in timers.items():
             if name not in slow:
                 times[name].append(_mean(timer))
-    ways = {}
+    ways = []
     for name, found_times in times.items():
         if name in slow:
             ratio = slow[name] / statistics.median(times[first])
-            ways[name] = Times(slow[name], ratio, ratio, ratio, 1)
+            ways.append(Way(name, slow[name], ratio, ratio, ratio, 1))
             continue
         ratios = [mine / its for mine, its in zip(found_times, times[first], strict=True)]
-        ways[name] = Times(
-            statistics.median(found_times), statistics.median(ratios), min(ratios), max(ratios), rounds
-        )
+        median = statistics.median(found_times)
+        ways.append(Way(name, median, statistics.median(ratios), min(ratios), max(ratios), rounds))
     return Comparison(title, direction, ways)
 
 
