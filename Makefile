@@ -1,7 +1,8 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
 # make test        lint, types, tests, notebooks
 # make coverage    what the tests reach, line by line in htmlcov/
-# make bench       every step next to its matmul time; BASE=COMMIT measures that one too, CASES="step-64" these alone
+# make bench       every step next to its matmul time, and others' code; BASE=COMMIT measures that one too,
+#                  CASES="step-64 peers-256" these alone
 # make pages       docs/ and the performance figure from the numbers that are kept in results/
 VENV := .venv
 BIN := $(VENV)/bin

@@ -92,9 +92,9 @@ def report_comparison(name: str, found: list[dict[str, Any]]) -> None:
     """Print a comparison."""
     for each in found:
         print(f"{name}: {each['title']}, {each['direction']}")
-        for way, times in each["ways"].items():
-            spread = f"{times['ratio']:7.2f} ({times['ratio_low']:.2f} – {times['ratio_high']:.2f})"
-            print(f"    {way:<28} {1e3 * times['seconds']:9.2f} ms {spread} ×", flush=True)
+        for way in each["ways"]:
+            spread = f"{way['ratio']:7.2f} ({way['ratio_low']:.2f} – {way['ratio_high']:.2f})"
+            print(f"    {way['name']:<28} {1e3 * way['seconds']:9.2f} ms {spread} ×", flush=True)
 
 
 def measure_all(names: list[str], base: Path | None, rounds: int, keep: bool) -> None:

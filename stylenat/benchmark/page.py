@@ -4,10 +4,10 @@ The page holds its own prose; here are the blocks between its markers.
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from stylenat.benchmark.cases import BEFORE, BESIDE, CASES, CHANGED_CASES, CHECKPOINTED, NOW, Case
-from stylenat.benchmark.peers import Times
+from stylenat.benchmark.peers import Way
 from stylenat.benchmark.results import Entry, Performance, Stamp, read
 from stylenat.figures.speed import performance
 from stylenat.figures.style import save
@@ -272,37 +272,42 @@ def _growth(numbers: Performance) -> str:
 
 def _compared(numbers: Performance, names: Sequence[str]) -> str:
     """A row a comparison, a column a way to do it; the first way's time, the others' as multiples of it."""
-    places = sorted({place for name in names for place in numbers.compared[name]})
-    rows = []
-    stamps = []
+    found = []  # (name, place, what was compared there)
+    for name in names:
+        for place, compared in numbers.compared.get(name, {}).items():
+            found.append((name, place, compared))
+    if not found:
+        return "Not measured yet."
+    several = len({place for _, place, _ in found}) > 1
     ways: list[str] = []
-    for name in names:
-        for compared in numbers.compared[name].values():
-            for each in compared.comparisons:
-                ways += [way for way in each.ways if way not in ways]
-    for name in names:
-        for place, compared in numbers.compared[name].items():
-            stamps.append((name, compared.stamp))
-            for each in compared.comparisons:
-                label = each.title if len(places) == 1 else f"{each.title}; {place}"
-                rows.append([label, each.direction, *_ways(each.ways, ways)])
+    for _, _, compared in found:
+        for each in compared.comparisons:
+            ways += [way.name for way in each.ways if way.name not in ways]
+    rows = []
+    for _, place, compared in found:
+        for each in compared.comparisons:
+            label = f"{each.title}; {place}" if several else each.title
+            rows.append([label, each.direction, *_ways(each.ways, ways)])
     first, *others = ways
     head = ["", "direction", first, *(f"{way}, by {first}'s" for way in others)]
+    stamps = [(name, compared.stamp) for name, _, compared in found]
     return f"{table(head, rows, text_columns=(0, 1))}\n\n{measured(stamps)}"
 
 
-def _ways(found: Mapping[str, Times], ways: Sequence[str]) -> list[str]:
+def _ways(found: Sequence[Way], names: Sequence[str]) -> list[str]:
+    """The cells of a comparison, in the order of the names."""
+    by_name = {way.name: way for way in found}
     cells = []
-    for place, way in enumerate(ways):
-        times = found.get(way)
-        if times is None:
+    for name in names:
+        way = by_name.get(name)
+        if way is None:
             cells.append(_NONE)
-        elif place == 0:
-            cells.append(f"{1e3 * times.seconds:.3g} ms")
-        elif times.rounds == 1:
-            cells.append(f"{times.ratio:.3g} × (one call)")
+        elif name == names[0]:
+            cells.append(f"{way.seconds:.3g} s" if way.seconds >= 1 else f"{1e3 * way.seconds:.3g} ms")
+        elif way.rounds == 1:
+            cells.append(f"{way.ratio:.3g} × (one call)")
         else:
-            cells.append(f"{times.ratio:.3g} × ({times.ratio_low:.3g} – {times.ratio_high:.3g})")
+            cells.append(f"{way.ratio:.3g} × ({way.ratio_low:.3g} – {way.ratio_high:.3g})")
     return cells
 
 

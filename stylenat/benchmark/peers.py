@@ -28,7 +28,9 @@ from stylenat.models.build import build_generator
 from stylenat.presets import get_config
 
 _ROUNDS = 7
-_SLOW = 10.0  # seconds: what takes longer is timed once
+_LEAST = 0.2  # seconds of a round: what is quicker is called several times
+_SLOW = 5.0  # seconds: what takes longer, and four times as long as the first way, is timed once
+_TIMES = 4.0
 _MOST_LOGITS = 2**28  # that FlexAttention may hold on a CPU, where it fills the whole attention matrix
 _FORWARD = "forward"
 _BOTH = "forward + backward"
@@ -36,17 +38,20 @@ Timer = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Times:
+class Way:
     """One way to do the work.
 
     Attributes:
+        name: what it is called.
         seconds: median.
         ratio: median of its time by that of the first way in the same round.
         ratio_low: least.
         ratio_high: greatest.
-        rounds: how often it was timed; 1 where a call takes over 10 seconds.
+        rounds: how often it was timed; 1 where a call takes over 5 seconds and
+            four times as long as that of the first way.
     """
 
+    name: str
     seconds: float
     ratio: float
     ratio_low: float
@@ -61,12 +66,12 @@ class Comparison:
     Attributes:
         title: what is done, such as "64 × 64 × 512, 8x7@1,8x7@8".
         direction: "forward", or "forward + backward".
-        ways: the times by name; the first is what the others are compared with.
+        ways: in the order of the table; the first is what the others are compared with.
     """
 
     title: str
     direction: str
-    ways: dict[str, Times]
+    ways: list[Way]
 
 
 def natten_mps_attend(
@@ -114,28 +119,33 @@ def compare(title: str, direction: str, timers: Mapping[str, Timer], rounds: int
     """
     first, *_ = timers
     rounds = rounds or _ROUNDS
-    times: dict[str, list[float]] = {}
-    slow = {}
-    for name, timer in timers.items():
-        times[name] = []
-        found = timer()
-        if found > _SLOW and name != first:
-            slow[name] = found
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    warm = {name: timer() for name, timer in timers.items()}
+    slow = {name: seconds for name, seconds in warm.items() if seconds > max(_SLOW, _TIMES * warm[first])}
     for _ in range(rounds):
         for name, timer in timers.items():
             if name not in slow:
-                times[name].append(timer())
-    ways = {}
+                times[name].append(_mean(timer))
+    ways = []
     for name, found_times in times.items():
         if name in slow:
             ratio = slow[name] / statistics.median(times[first])
-            ways[name] = Times(slow[name], ratio, ratio, ratio, 1)
+            ways.append(Way(name, slow[name], ratio, ratio, ratio, 1))
             continue
         ratios = [mine / its for mine, its in zip(found_times, times[first], strict=True)]
-        ways[name] = Times(
-            statistics.median(found_times), statistics.median(ratios), min(ratios), max(ratios), rounds
-        )
+        median = statistics.median(found_times)
+        ways.append(Way(name, median, statistics.median(ratios), min(ratios), max(ratios), rounds))
     return Comparison(title, direction, ways)
+
+
+def _mean(timer: Timer) -> float:
+    """Seconds of a call, the mean of as many as fill `_LEAST`."""
+    total = 0.0
+    calls = 0
+    while total < _LEAST:
+        total += timer()
+        calls += 1
+    return total / calls
 
 
 # --- Attention alone

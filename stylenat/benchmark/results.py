@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stylenat.benchmark.cases import BEFORE, Measurement
-from stylenat.benchmark.peers import Comparison, Times
+from stylenat.benchmark.peers import Comparison, Way
 from stylenat.paths import from_json, to_json, workspace, write_atomically
 from stylenat.provenance import provenance
 
@@ -294,7 +294,7 @@ def _cases(content: dict) -> dict[str, dict[str, dict[str, Entry]]]:
 def _comparisons(found: list[dict]) -> list[Comparison]:
     comparisons = []
     for each in found:
-        ways = {name: Times(**times) for name, times in each["ways"].items()}
+        ways = [Way(**way) for way in each["ways"]]
         comparisons.append(Comparison(each["title"], each["direction"], ways))
     return comparisons
 

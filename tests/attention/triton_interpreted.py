@@ -40,7 +40,7 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "height", "width", "channels"),
     [
-        ("1x3@1,2x5@2", 10, 11, 3),  # uneven; groups of different sizes; two tiles on each axis
+        ("1x3@1,2x5@2", 11, 13, 3),  # uneven; groups of different sizes; two tiles on each axis
         pytest.param("1x7@1", 9, 12, 8, marks=slow),  # all windows at a border
         pytest.param("1x3@1", 5, 27, 20, marks=slow),  # four tiles a row; channels padded
         pytest.param("1x15@1", 17, 15, 2, marks=slow),  # more keys than a block in both directions
