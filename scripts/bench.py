@@ -33,7 +33,7 @@ def use_this_benchmark() -> None:
 
 
 def run_task(task: str, options: dict[str, Any]) -> Any:
-    """Run a task of `stylenat.benchmark.cases` in this process."""
+    """Run a task of `stylenat.benchmark.cases`, or `low_precision`, in this process."""
     use_this_benchmark()
     from stylenat.benchmark import cases
 
@@ -41,6 +41,10 @@ def run_task(task: str, options: dict[str, Any]) -> Any:
         from stylenat.benchmark import peers
 
         return [dataclasses.asdict(found) for found in peers.run_comparison(**options)]
+    if task == "low_precision":  # of today's package alone
+        from stylenat.benchmark.low_precision import low_precision
+
+        return low_precision(**options)
     tasks: dict[str, Callable[..., Any]] = {
         "measure": cases.measure,
         "profile": cases.profile,

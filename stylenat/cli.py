@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import math
+import os
 import re
 import signal
 import sys
@@ -35,8 +36,10 @@ METRIC_NAMES = (
 )  # fmt: skip
 OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
 PROTOCOL_NAMES = ("paper", "ours")
+DTYPE_NAMES = ("float32", "bfloat16", "auto")
 LARGEST_SCORE_SEED = 2**63 // 10**6 - 1  # a score's images begin at seed N · 10⁶
 MOST_SEEDS = 10**6  # of one call of `sample`
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, see `distributed`
 
 
 class _Command(click.Command):
@@ -88,6 +91,13 @@ _device_option = click.option(
 _psi_option = click.option(
     "--psi", type=float, default=1.0, show_default=True, help="Truncation; 1 truncates nothing."
 )
+_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPE_NAMES),
+    default="float32",
+    show_default=True,
+    help="Of large products; auto: bfloat16 where there are instructions for it.",
+)
 _partitions_option = click.option(
     "--partitions",
     help="Levels from 8 on, such as 16x7@1/8x7@1,8x7@2, of a file that stores no dilations.",
@@ -96,8 +106,11 @@ _partitions_option = click.option(
 
 @click.group(cls=_Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stylenat", message="%(prog)s %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Train, score and tabulate StyleNAT."""
+    if context.invoked_subcommand != "train" and LAUNCHED in os.environ and os.environ["WORLD_SIZE"] != "1":
+        raise UserError(f"{context.invoked_subcommand} is for one process: run it without torchrun")
 
 
 @commands.command("train")
@@ -116,19 +129,45 @@ def commands() -> None:
     metavar="N",
     help="Score every N images and keep the best generator.",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPE_NAMES),
+    help="The setting dtype; auto: bfloat16 where there are instructions for it.",
+    show_default="bfloat16 on a GPU, float32 on a CPU",
+)
+@click.option(
+    "--from",
+    "start",
+    type=int,
+    metavar="NIMG",
+    help="Go on from an older snapshot and remove those after it.",
+)
 @_runs_option
 @_device_option
 def train_command(
-    preset: str, settings: tuple[str, ...], score_every: int, out: str | None, device: str | None
+    preset: str,
+    settings: tuple[str, ...],
+    score_every: int,
+    dtype: str | None,
+    start: int | None,
+    out: str | None,
+    device: str | None,
 ) -> None:
     """Train a preset; the same command again resumes it."""
-    from stylenat.training.loop import train
+    from stylenat.training.loop import go_back, train
 
     _check_range("score-every", score_every, 0)
-    config = get_config(preset, **parse_overrides(settings))
-    print(f"{run_id(config)}: {config.cost}")
+    _check_range("from", start, 1)
+    given = () if dtype is None else (f"dtype={dtype}",)
+    overrides = parse_overrides((*settings, *given))
+    config = get_config(preset, **overrides | _picked_dtype(overrides, device))
+    if _is_first():
+        print(f"{run_id(config)}: {config.cost}")
+        if start is not None:
+            go_back(config, start, out, device)
     run = train(config, out, device, score_every=score_every)
-    print(f"trained to nimg={run.last_snapshot()}: {run.path}")
+    if _is_first():
+        print(f"trained to nimg={run.last_snapshot()}: {run.path}")
 
 
 @commands.command("evaluate")
@@ -145,10 +184,12 @@ def train_command(
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="First seed of the generated images.")
 @_psi_option
+@_dtype_option
 @click.option("--json", "json_path", metavar="FILE", help="Write the score and its protocol here.")
 @click.option("--weights", metavar="PATH", help="The metric's network, or the folder that holds it.")
 @click.option("--sha256", help="Hash of weights that are not the standard ones.")
 @click.option("--download", is_flag=True, help="Download missing weights.")
+@click.option("--replace", is_flag=True, help="Replace the record of another training of this run.")
 @_runs_option
 @_device_option
 def evaluate_command(
@@ -158,10 +199,12 @@ def evaluate_command(
     count: int | None,
     seed: int,
     psi: float,
+    dtype: str,
     json_path: str | None,
     weights: str | None,
     sha256: str | None,
     download: bool,
+    replace: bool,
     out: str | None,
     device: str | None,
 ) -> None:
@@ -184,7 +227,7 @@ def evaluate_command(
         check_writable(expand(json_path))
     networks = _feature_networks(weights, sha256, download)
     if data:
-        scored = open_images(source, pick_device(device))
+        scored = open_images(source, pick_device(device), dtype)
         reference = open_reference(data, scored.resolution)
         check_held_out(source, reference, metrics)
         score: Score | None = evaluate(
@@ -198,8 +241,8 @@ def evaluate_command(
         )
         print(score)
     else:
-        run = _open_run_to_record(source, out, seed, psi)
-        record = score_run(run, device, metrics=metrics, count=count, networks=networks)
+        run = _open_run_to_record(source, out, seed, psi, dtype)
+        record = score_run(run, device, metrics=metrics, count=count, networks=networks, replace=replace)
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
@@ -217,6 +260,7 @@ def evaluate_command(
     metavar="FRAMES",
     help="Also interpolate, with this many frames per seed.",
 )
+@_dtype_option
 @_device_option
 @_partitions_option
 def sample_command(
@@ -225,6 +269,7 @@ def sample_command(
     psi: float,
     out: str,
     gif: int | None,
+    dtype: str,
     device: str | None,
     partitions: str | None,
 ) -> None:
@@ -238,8 +283,9 @@ def sample_command(
     from stylenat.checkpoints.load import load_generator
     from stylenat.checkpoints.lock import check_free, hold
     from stylenat.data.sources import SHEETS
-    from stylenat.device import pick_device
+    from stylenat.device import pick_device, pick_precision
     from stylenat.images import image_grid, save_gif, save_png
+    from stylenat.models.precision import cast
     from stylenat.sampling.folder import remove_samples, sample_paths
     from stylenat.sampling.sample import interpolate, sample_images
 
@@ -249,7 +295,9 @@ def sample_command(
     check_number("psi", psi)
     check_free(folder)
     check_writable(folder / SHEETS[0])
-    generator = load_generator(checkpoint, partitions).to(pick_device(device))
+    place = pick_device(device)
+    precision = pick_precision(dtype, place)
+    generator = cast(load_generator(checkpoint, partitions).to(place), precision.name)
     frames = None
     if gif is not None:
         frames = interpolate(generator, numbers, gif, truncation_psi=psi)
@@ -267,7 +315,7 @@ def sample_command(
         save_png(folder / grid, image_grid(torch.cat(images), columns))
         if frames is not None:
             save_gif(folder / interpolation, frames, scale=max(1, 256 // generator.resolution))
-    print(f"{len(numbers)} images and their grid: {folder}")
+    print(f"{len(numbers)} images and their grid, in {precision}: {folder}")
 
 
 @commands.command("convert")
@@ -310,7 +358,7 @@ def check_command(path: str, resolution: int | None) -> None:
 )
 @click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="of the protocol")
 @click.option("--rounds", type=int, help="Timed calls per batch size.", show_default="of the protocol")
-@click.option("--dtype", help="float32, or bfloat16 by autocast.", show_default="float32")
+@_dtype_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the rows here.")
 @_device_option
 def throughput_command(
@@ -318,7 +366,7 @@ def throughput_command(
     protocol_name: str,
     batches: str | None,
     rounds: int | None,
-    dtype: str | None,
+    dtype: str,
     csv_path: str | None,
     device: str | None,
 ) -> None:
@@ -326,13 +374,11 @@ def throughput_command(
     from stylenat.benchmark.throughput import describe, get_protocol, measure, table, to_csv
     from stylenat.models.build import build_generator
 
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"dtype": dtype}
     if batches:
         changes["batches"] = _parse_batches(batches)
     if rounds is not None:
         changes["rounds"] = rounds
-    if dtype is not None:
-        changes["dtype"] = dtype
     protocol = get_protocol(protocol_name, **changes)
     if csv_path:
         check_writable(expand(csv_path))
@@ -345,17 +391,23 @@ def throughput_command(
 @commands.command("ablation")
 @click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
+@click.option("--run", metavar="RUN", help="A single run of it, by its run id.")
 @click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
 @_device_option
-def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> None:
+def ablation_command(grid: str, jobs: int, run: str | None, costs: bool, device: str | None) -> None:
     """Run what is missing of a grid of the ablation; the same command again goes on."""
     from stylenat.benchmark.costs import measure_costs
     from stylenat.experiments.grid import load_grid
     from stylenat.experiments.report import COSTS
-    from stylenat.experiments.runs import run_grid
+    from stylenat.experiments.runs import run_grid, run_one
     from stylenat.experiments.scoring import grid_folder
 
     plan = load_grid(grid)
+    if run and costs:
+        raise UserError("run and costs: give one of them; costs are measured of a grid's arms")
+    if run:
+        print(run_one(plan.find(run), device))
+        return
     if not costs:
         run_grid(plan, jobs, device)
         return
@@ -363,6 +415,27 @@ def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> N
     table = measure_costs(first, device)
     print(table.to_string(index=False))
     write_atomically(grid_folder(grid) / COSTS, table.to_csv(index=False, lineterminator="\n"))
+
+
+@commands.command("doctor")
+@click.option("--json", "json_path", metavar="FILE", help="Write all of it here, for a bug report.")
+@_device_option
+def doctor_command(json_path: str | None, device: str | None) -> None:
+    """Say what this machine has, and check what it computes.
+
+    Exits with 1 where something is wrong. What is missing or left out is not: it is optional, or can't be
+    checked here.
+    """
+    from stylenat.doctor.examine import examine
+
+    if json_path:
+        check_writable(expand(json_path))
+    report = examine(device, lambda verdict: print(verdict, flush=True))
+    print(report.summary())
+    if json_path:
+        write_atomically(expand(json_path), report.to_json())
+    if report.wrong:
+        raise click.exceptions.Exit(1)
 
 
 @commands.command("presets")
@@ -403,8 +476,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; default: those of this process.
 
     Returns:
-        The exit code: 0; 2 after a mistake or an error of the system, which is one line on stderr; 130 after
-        Ctrl-C and 143 after SIGTERM, with one line that says how to go on.
+        The exit code: 0; 1 where `doctor` finds something wrong; 2 after a mistake or an error of the system,
+        which is one line on stderr; 130 after Ctrl-C and 143 after SIGTERM, with one line that says how to go
+        on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -425,12 +499,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except OSError as error:  # a full disk, missing rights
         return _refuse(f"{_describe_os_error(error)}; fix that and run the same command again")
-    except Stopped as stop:
-        print(f"stylenat: {stop}", file=sys.stderr)
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        print(f"stylenat: interrupted; {_GO_ON}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        known = stop if isinstance(stop, Stopped) else Stopped(f"interrupted; {_GO_ON}")
+        return _end(str(known), 128 + known.number)
+    except Exception:
+        if _speaks():
+            raise
+        return 1
     return 0
 
 
@@ -459,12 +534,34 @@ def _terminable() -> Iterator[None]:
 
 def _refuse(message: str) -> int:
     """Print a mistake as one line and return its exit code, 2."""
-    print(f"stylenat: {one_line(message)}", file=sys.stderr)
-    return 2
+    return _end(one_line(message), 2)
+
+
+def _end(message: str, code: int) -> int:
+    """Print why a command ends, of several processes one alone, and return its exit code."""
+    if _speaks():
+        print(f"stylenat: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _speaks() -> bool:
+    """Whether it is for this process to say why a command ends."""
+    if LAUNCHED not in os.environ:
+        return True
+    from stylenat.distributed import speaks_first
+
+    return speaks_first()
+
+
+def _is_first() -> bool:
+    """Whether this process prints what all of them would: of those that torchrun started the first."""
+    return LAUNCHED not in os.environ or os.environ["RANK"] == "0"
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, without the place in the code; stands in for `warnings.showwarning`."""
+    if not _is_first():
+        return
     print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
@@ -572,10 +669,26 @@ def _parse_batches(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def _picked_dtype(overrides: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+    """What the setting dtype is where it is "auto", for a run's type is part of what it is.
+
+    Args:
+        overrides: of `train`.
+        device: to train on.
+    """
+    if overrides.get("dtype") != "auto":
+        return {}
+    from stylenat.device import pick_device, pick_precision
+
+    precision = pick_precision("auto", pick_device(device))
+    print(f"dtype auto: {precision}")
+    return {"dtype": precision.name}
+
+
 # What `evaluate` needs
 
 
-def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) -> "Run":
+def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float, dtype: str) -> "Run":
     """The run that `evaluate` scores and records, where no real images are given.
 
     Args:
@@ -583,6 +696,7 @@ def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) ->
         runs: folder of the runs; default: `runs/`.
         seed: as given; records are made with 0 alone.
         psi: as given; records are made with 1 alone.
+        dtype: as given; records are made in float32 alone.
 
     Raises:
         UserError: there is no such run, or the setting is not that of records.
@@ -601,6 +715,8 @@ def _open_run_to_record(source: str, runs: str | None, seed: int, psi: float) ->
             f"runs are recorded at seed 0 and psi 1, not {seed} and {psi:g}: give --data "
             "to score without a record"
         )
+    if dtype != "float32":
+        raise UserError(f"runs are recorded in float32, not {dtype}: give --data to score without a record")
     return run
 
 

@@ -47,6 +47,8 @@ WIDTHS = Allowed(
     lambda value: all(type(width) is int and width > 0 for width in value), "whole numbers above 0"
 )
 NOT_EMPTY = Allowed(lambda value: value != "", "a folder, a zip or the name of a bundled dataset")
+# Empty: by the device, as all runs before there was this field.
+DTYPE = Allowed(lambda value: value in ("", "float32", "bfloat16"), "float32 or bfloat16, or be left out")
 MOST_PARAMETERS = 2 * 10**9  # of a network's part: more is a mistake, and would fill the memory
 # Whose generator: a value of `Config.generator`, with the settings that it has no use for.
 GENERATORS = {
@@ -81,6 +83,7 @@ _OMITTED_DEFAULTS = (
     "generator",
     "stages",
     "style_dim",
+    "dtype",
 )
 
 
@@ -127,6 +130,8 @@ class Config:
             see `HiTStage`, or StyleGAN-XL's stages, each (resolution, layers, kernel size, factor of the
             widths), see `SynthesisStage`.
         style_dim: size of StyleGAN-XL's w.
+        dtype: of large products, "float32" or "bfloat16" (by autocast; everything else stays in float32);
+            empty: bfloat16 on a GPU, float32 on a CPU.
         checkpoint_levels: generator's resolutions with activation checkpointing. This and the next two are
             how it is computed, which changes no more than rounding, but for minibatch deviation in smaller
             batches.
@@ -169,6 +174,7 @@ class Config:
     generator: Annotated[str, GENERATOR] = "stylenat"
     stages: tuple[tuple[int, ...], ...] = ()
     style_dim: Annotated[int, NOT_BELOW_0] = 0
+    dtype: Annotated[str, DTYPE] = ""
     checkpoint_levels: tuple[int, ...] = ()
     accumulate: Annotated[int, COUNT] = 1
     compile: bool = False

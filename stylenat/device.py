@@ -1,19 +1,24 @@
-"""The device to compute on, and its memory."""
+"""The device to compute on, the type to compute in, and the memory."""
 
 import ctypes
 import functools
 import resource
 import sys
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from stylenat.errors import UserError
+from stylenat.errors import UserError, unknown
 
 # Parameters of glibc's mallopt.
 _TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
 _MMAP_MAX = -4
+DTYPES = ("float32", "bfloat16", "auto")  # see `pick_precision`
+# CPU instructions for products in bfloat16, the fastest first, and the function of `torch.cpu` that knows.
+_INSTRUCTIONS = {"AMX-BF16": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
 
 
 @functools.cache
@@ -24,10 +29,23 @@ def keep_freed_memory() -> None:
     at once, and the system then maps and clears every page of the next one again, which costs as much as
     the arithmetic of a normalization or an activation.
     """
+    _set_allocator({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+
+
+def return_freed_memory() -> None:
+    """Let freed blocks of 1 MB and more go back to the system, and undo `keep_freed_memory` (glibc only).
+
+    A process that decodes images takes and frees one batch after another. In glibc's heap small blocks come
+    to lie between them, and it grows by a batch again and again.
+    """
+    _set_allocator({_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**20, _TRIM_THRESHOLD: 2**20})
+
+
+def _set_allocator(parameters: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, -1)
+        for parameter, value in parameters.items():
+            mallopt(parameter, value)
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
@@ -51,15 +69,77 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     return torch.device(chosen)
 
 
+class Precision(NamedTuple):
+    """The type of large products, and why it is that one.
+
+    Attributes:
+        dtype: float32 or bfloat16.
+        reason: what computes in bfloat16 here, or what is missing; "" where float32 was asked for.
+    """
+
+    dtype: torch.dtype
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the type."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
+def pick_precision(name: str, device: torch.device | str = "cpu") -> Precision:
+    """The type of that name; "auto" is bfloat16 where the device has instructions for it, else float32.
+
+    Args:
+        name: one of `DTYPES`.
+        device: where the products are computed.
+
+    Raises:
+        UserError: an unknown name, or a GPU that does not compute in bfloat16.
+    """
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+    if name == "float32":
+        return Precision(torch.float32)
+    found = bfloat16_instructions(device)
+    if name == "auto" and not found:
+        return Precision(torch.float32, "no instructions for bfloat16 here")
+    check_bfloat16(torch.device(device))
+    return Precision(torch.bfloat16, found or "without instructions for it")
+
+
+def bfloat16_instructions(device: torch.device | str = "cpu") -> str:
+    """What a device computes products in bfloat16 by; "" where it has nothing for it.
+
+    Args:
+        device: a CPU's instructions are those that PyTorch knows of; of a GPU it is "tensor cores".
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        found = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "tensor cores" if found else ""
+    if kind != "cpu":
+        return ""
+    for name, function in _INSTRUCTIONS.items():
+        is_supported = getattr(torch.cpu, function, None)  # private, so it may go
+        if is_supported is not None and is_supported():
+            return name
+    return ""
+
+
 def check_bfloat16(device: torch.device) -> None:
-    """Check that a device computes in bfloat16, as autocast asks a GPU to.
+    """Check that a device computes in bfloat16.
 
     Raises:
         UserError: it does not.
     """
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         name = torch.cuda.get_device_name(device)
-        raise UserError(f"{name} does not compute in bfloat16: take a newer GPU, or --device cpu")
+        raise UserError(
+            f"{name} does not compute in bfloat16: take dtype float32, a newer GPU, or --device cpu"
+        )
 
 
 def check_compile(device: torch.device) -> None:

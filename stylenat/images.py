@@ -70,6 +70,20 @@ def check_images(images: Tensor) -> None:
         )
 
 
+def psnr(images: Tensor, others: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of images against others, in dB; infinite where they are equal.
+
+    Args:
+        images: uint8 `(N, …)`, of levels 0 to 255.
+        others: of the same shape.
+
+    Returns:
+        `(N,)`.
+    """
+    squares = (images.double() - others.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(255**2 / squares)
+
+
 def image_grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
     """Images side by side, row by row; places that the last row leaves empty are white.
 

@@ -20,9 +20,10 @@ from helpers import ROOT
 from PIL import Image
 
 from stylenat.benchmark.throughput import PROTOCOLS
-from stylenat.cli import METRIC_NAMES, OFFLINE_NAMES, PROTOCOL_NAMES, commands, main
+from stylenat.cli import DTYPE_NAMES, METRIC_NAMES, OFFLINE_NAMES, PROTOCOL_NAMES, commands, main
 from stylenat.data import check as check_module
 from stylenat.data.dataset import open_dataset
+from stylenat.device import DTYPES
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import METRICS, OFFLINE
 from stylenat.models.build import build_generator
@@ -37,6 +38,7 @@ TINY = {
 KEYS = {
     "run_id", "preset", "config", "seed", "nimg", "minutes", "seconds", "peak_memory_bytes", "device",
     "threads", "platform", "commit", "dirty", "versions", "dataset", "score", "parameters", "history",
+    "precision",
 }  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 CLAIMS = "<!-- claims:begin -->\n<!-- claims:end -->"
@@ -223,6 +225,19 @@ def test_a_run_is_recorded_by_one_protocol(capsys, run, room):
     assert not (room / "results" / "runs").exists()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
+def test_a_run_is_recorded_in_float32(capsys, run, room, dtype):
+    message = refused(capsys, "evaluate", run, "--dtype", dtype)
+    assert f"recorded in float32, not {dtype}: give --data to score without a record" in message
+    assert not (room / "results" / "runs").exists()
+
+
+def test_images_that_are_made_have_no_type(capsys, tmp_path):
+    folder = write_images(tmp_path / "samples", 2)
+    message = refused(capsys, "evaluate", folder, "--data", "noto-faces", "--dtype", "bfloat16")
+    assert message.endswith("samples holds images: dtype bfloat16 means nothing to them, leave it out")
+
+
 def test_evaluate_on_a_device_that_is_not_there(capsys, run, room):
     assert "device 'banana'" in refused(capsys, "evaluate", run, "--device", "banana")
 
@@ -266,6 +281,35 @@ def test_options_of_train_reach_it(capsys, monkeypatch):
     ]
 
 
+def test_a_training_s_type_is_a_setting(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "train", lambda config, *_, **__: asked.append(config.dtype) or TrainedRun())
+    monkeypatch.setattr("stylenat.device.bfloat16_instructions", lambda device: "AMX-BF16")
+    output_of(capsys, "train", "smoke", "--device", "cpu")
+    output_of(capsys, "train", "smoke", "--device", "cpu", "--dtype", "bfloat16")
+    output_of(capsys, "train", "smoke", "--device", "cpu", "--set", "dtype=float32")
+    for words in (["--dtype", "auto"], ["--set", "dtype=auto"]):
+        assert "dtype auto: bfloat16 (AMX-BF16)\n" in output_of(capsys, "train", "smoke", *words)
+    monkeypatch.setattr("stylenat.device.bfloat16_instructions", lambda device: "")
+    printed = output_of(capsys, "train", "smoke", "--device", "cpu", "--dtype", "auto")
+    assert "dtype auto: float32 (no instructions for bfloat16 here)\n" in printed
+    assert asked == ["", "bfloat16", "float32", "bfloat16", "bfloat16", "float32"]
+    message = refused(capsys, "train", "smoke", "--set", "dtype=float32", "--dtype", "bfloat16")
+    assert "dtype is set twice, to 'float32' and 'bfloat16'" in message
+
+
+def test_samples_in_bfloat16_say_so(capsys, monkeypatch, run, tmp_path):
+    monkeypatch.setattr("stylenat.device.bfloat16_instructions", lambda device: "AMX-BF16")
+    for dtype, words in (("float32", "float32"), ("auto", "bfloat16 (AMX-BF16)")):
+        folder = tmp_path / dtype
+        printed = output_of(
+            capsys, "sample", run, "--seeds", "0-1", "--dtype", dtype, "--device", "cpu", "--out", folder
+        )
+        assert printed == f"2 images and their grid, in {words}: {folder}\n"
+    left, right = (np.array(Image.open(tmp_path / name / "seed0000.png")) for name in ("float32", "auto"))
+    assert 0 < np.abs(left.astype(int) - right).max() < 16
+
+
 class TrainedRun:
     """A run that has been trained."""
 
@@ -280,9 +324,9 @@ def test_every_command_and_option_is_there():
     for name, command in [*commands.commands.items(), *commands.commands["data"].commands.items()]:
         options[name] = " ".join(param.opts[0].removeprefix("--") for param in command.params)
     assert options == {
-        "train": "preset set score-every out device",
-        "evaluate": "source data metric count seed psi json weights sha256 download out device",
-        "sample": "checkpoint seeds psi out gif device partitions",
+        "train": "preset set score-every dtype out device",
+        "evaluate": "source data metric count seed psi dtype json weights sha256 download out device",
+        "sample": "checkpoint seeds psi out gif dtype device partitions",
         "convert": "source target compact partitions",
         "data": "",
         "check": "path resolution",
@@ -316,6 +360,7 @@ def test_names_that_help_repeats_are_those_of_the_package():
     assert tuple(METRICS) == METRIC_NAMES
     assert OFFLINE_NAMES == OFFLINE
     assert tuple(PROTOCOLS) == PROTOCOL_NAMES
+    assert DTYPES == DTYPE_NAMES
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -162,7 +162,7 @@ def test_intervals_need_not_fit_each_other(tmp_path, few, monkeypatch):
     monkeypatch.setattr(loop, "check_evaluation", lambda dataset: None)
     scored = []
     score = Score({BEST: ScoreValue(0.0, 0.0, 0.0, 0.0)}, {})
-    monkeypatch.setattr(loop, "evaluate", lambda ema, dataset: scored.append(1) or score)
+    monkeypatch.setattr(loop, "evaluate", lambda ema, dataset, **options: scored.append(1) or score)
     config = get_config("smoke", **TINY | {"batch_size": 8, "snapshot": 12, "nimg": 36, "data": str(few)})
     run = train(config, tmp_path, "cpu", score_every=20)
     assert run.snapshots() == [16, 24, 40] and [line["nimg"] for line in run.scores()] == [24, 40]

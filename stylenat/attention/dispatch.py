@@ -149,10 +149,16 @@ def choose(
     precision = torch.get_float32_matmul_precision()
     key = (q.device, q.dtype, q.shape, partitions, has_table, gradients, precision, *names)
     if key not in _choices:
-        _choices[key] = _measure(names, q, partitions, bias, scale, gradients)
+        # Activation checkpointing counts the tensors that are saved: those of a trial are none of its own.
+        with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+            _choices[key] = _measure(names, q, partitions, bias, scale, gradients)
         _report(_choices[key])
     _choices[key].last_call = count_call()
     return _choices[key].backend
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _candidates(q: Tensor, bias: Bias, gradients: bool) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stylenat.attention.functional import neighborhood_attention
+from stylenat.attention.linear import Linear
 from stylenat.attention.partitions import (
     COARSEST,
     Full,
@@ -49,8 +50,8 @@ class Attention(nn.Module, ABC):
             raise UserError(f"dim {dim} does not split into {heads} heads: take heads that divide dim")
         self.partitions = partitions
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         for linear in (self.qkv, self.proj):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)

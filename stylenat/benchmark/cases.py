@@ -467,8 +467,8 @@ class Job:
     """One task for a fresh process.
 
     Attributes:
-        task: "measure", "compare", "profile" or "equality".
-        state: of the case or profile, such as "now"; for "compare" and "equality" today's.
+        task: "measure", "compare", "profile", "equality" or "low_precision".
+        state: of the case or profile, such as "now"; for the other tasks today's.
         case: name of the case, for "measure", or of the comparison, for "compare".
         options: of `measure`, besides its case.
     """
@@ -506,3 +506,4 @@ def jobs(names: Sequence[str], with_base: bool, everything: bool) -> Iterator[Jo
             yield Job("profile", BEFORE)
         yield Job("profile", NOW)
         yield Job("equality", NOW)
+        yield Job("low_precision", NOW)

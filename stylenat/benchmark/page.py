@@ -3,6 +3,7 @@
 The page holds its own prose; here are the blocks between its markers.
 """
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from stylenat.benchmark.cases import BEFORE, BESIDE, CASES, CHANGED_CASES, CHECKPOINTED, NOW, Case
@@ -27,7 +28,7 @@ def page_blocks(numbers: Performance) -> dict[str, str]:
     Raises:
         KeyError: a case was not measured yet.
     """
-    return {
+    blocks = {
         "base": f"*Before* is commit {numbers.base[:7]}.",
         "sampling": _sampling(numbers),
         "changes": _changes(numbers),
@@ -43,6 +44,9 @@ def page_blocks(numbers: Performance) -> dict[str, str]:
         "seen": _observations(numbers, left_out=False),
         "tried": _observations(numbers, left_out=True),
     }
+    if numbers.low_precision is not None:
+        blocks["bfloat16"] = _low_precision(numbers)
+    return blocks
 
 
 def write_page(numbers: Performance | None = None) -> None:
@@ -317,6 +321,35 @@ def _errors(numbers: Performance) -> str:
         rows.append([name, f"{output:.0e}", f"{max(gradients):.0e}" if gradients else "–"])
     shown = table(["", "output", "worst gradient"], rows)
     return f"{shown}\n\n{measured([(NOW, numbers.equality.stamp)])}"
+
+
+def _low_precision(numbers: Performance) -> str:
+    """Times, images and scores of bfloat16 next to float32's."""
+    found = numbers.low_precision
+    if found is None:
+        raise KeyError("low_precision")
+    times = []
+    for case, kinds in found.times.items():
+        for kind, (seconds, *spread) in kinds.items():
+            title = CASES[case].title.replace("sample, ", "one image, ")
+            times.append([f"{title}: {kind}", f"{seconds:.3g} s", "{:.2f} ({:.2f} – {:.2f})".format(*spread)])
+    errors = []
+    for psi, count, together, worst, mean, most in found.errors:
+        cells = [f"{psi:g}", f"{count}", f"{together:.1f} dB", f"{worst:.1f} dB", f"{mean:.2f}", f"{most:g}"]
+        errors.append(cells)
+    scores = []
+    for title, values in found.scores.items():
+        changes = [low - exact for low, exact in zip(values["bfloat16"], values["float32"], strict=True)]
+        cells = [f"{statistics.mean(values['float32']):.4g}", f"{statistics.stdev(values['float32']):.2g}"]
+        cells += [f"{statistics.mean(changes):+.2g}", f"{max(map(abs, changes)):.2g}"]
+        scores.append([title, *cells])
+    blocks = [
+        table(["", "time", "times the float32 products"], times),
+        table(["psi", "images", "PSNR", "of the worst", "mean difference", "largest"], errors),
+        table(["", "float32, mean", "deviation", "bfloat16 less float32, mean", "largest"], scores),
+        f"By {found.instructions}. {measured([(NOW, found.stamp)])}",
+    ]
+    return "\n\n".join(blocks)
 
 
 def _choices(numbers: Performance) -> str:

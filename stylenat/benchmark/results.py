@@ -131,6 +131,25 @@ class Equality:
 
 
 @dataclass(frozen=True)
+class LowPrecision:
+    """What bfloat16 gains, and what it costs; see `benchmark.low_precision`.
+
+    Attributes:
+        instructions: of the CPU.
+        times: by case and kind seconds, and median, least and greatest multiple of the float32 products.
+        errors: of each psi: psi, images, PSNR of all and of the worst in dB, mean and largest difference.
+        scores: by column and type, a value a seed of samples.
+        stamp: where they come from.
+    """
+
+    instructions: str
+    times: dict[str, dict[str, list[float]]]
+    errors: list[list[float]]
+    scores: dict[str, dict[str, list[float]]]
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a change was expected to bring before it was made.
 
@@ -172,6 +191,7 @@ class Performance:
         compared: by comparison and place.
         profiles: by state.
         equality: None before it was measured.
+        low_precision: None before it was measured.
         predictions: by change.
         by_hand: what no script measures.
     """
@@ -181,6 +201,7 @@ class Performance:
     compared: dict[str, dict[str, Compared]] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     equality: Equality | None = None
+    low_precision: LowPrecision | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     by_hand: list[Observation] = field(default_factory=list)
 
@@ -208,7 +229,7 @@ class Performance:
         """Put the result of a task of `benchmark.cases` in its place.
 
         Args:
-            task: "measure", "compare", "profile" or "equality".
+            task: "measure", "compare", "profile", "equality" or "low_precision".
             state: such as "now".
             case: name of the case, for "measure", or of the comparison, for "compare".
             found: what the task returned, through JSON.
@@ -222,8 +243,10 @@ class Performance:
             self.compared.setdefault(case, {})[own.place] = Compared(_comparisons(found), own)
         elif task == "profile":
             self.profiles[state] = Profile([tuple(operator) for operator in found], own)
-        else:
+        elif task == "equality":
             self.equality = Equality(**found, stamp=own)
+        else:
+            self.low_precision = LowPrecision(**found, stamp=own)
 
 
 def read(path: Path | None = None) -> Performance:
@@ -237,13 +260,7 @@ def read(path: Path | None = None) -> Performance:
         return Performance()
     content = from_json(file.read_text(encoding="utf-8"))
     numbers = Performance(base=content["base"])
-    for case, states in content["cases"].items():
-        numbers.cases[case] = {}
-        for state, places in states.items():
-            numbers.cases[case][state] = {}
-            for place, entry in places.items():
-                kept = Entry(Measurement(**entry["measurement"]), Stamp(**entry["stamp"]))
-                numbers.cases[case][state][place] = kept
+    numbers.cases = _cases(content["cases"])
     for name, places in content["compared"].items():
         numbers.compared[name] = {}
         for place, entry in places.items():
@@ -254,10 +271,24 @@ def read(path: Path | None = None) -> Performance:
         numbers.profiles[state] = Profile(operators, Stamp(**entry["stamp"]))
     if content["equality"]:
         numbers.equality = Equality(**_stamped(content["equality"]))
+    if content.get("low_precision"):
+        numbers.low_precision = LowPrecision(**_stamped(content["low_precision"]))
     for change, entry in content["predictions"].items():
         numbers.predictions[change] = Prediction(**_stamped(entry))
     numbers.by_hand = [Observation(**_stamped(entry)) for entry in content["by_hand"]]
     return numbers
+
+
+def _cases(content: dict) -> dict[str, dict[str, dict[str, Entry]]]:
+    cases: dict[str, dict[str, dict[str, Entry]]] = {}
+    for case, states in content.items():
+        cases[case] = {}
+        for state, places in states.items():
+            cases[case][state] = {}
+            for place, entry in places.items():
+                kept = Entry(Measurement(**entry["measurement"]), Stamp(**entry["stamp"]))
+                cases[case][state][place] = kept
+    return cases
 
 
 def _comparisons(found: list[dict]) -> list[Comparison]:

@@ -22,9 +22,10 @@ from stylenat.benchmark.matmul import (
     macs,
     timed,
 )
-from stylenat.device import check_bfloat16, keep_freed_memory, peak_memory, pick_device
+from stylenat.device import DTYPES, Precision, keep_freed_memory, peak_memory, pick_device, pick_precision
 from stylenat.errors import UserError, unknown
 from stylenat.models.base import Generator
+from stylenat.models.precision import cast
 from stylenat.progress import progress
 from stylenat.provenance import describe_device
 
@@ -42,7 +43,7 @@ class Protocol:
         rounds: calls that are timed, one by one.
         warmup: calls before those.
         tf32: whether a GPU may round the operands of float32 products to TF32.
-        dtype: "float32", or "bfloat16" for autocast.
+        dtype: of large products: "float32", "bfloat16", or "auto", see `pick_precision`.
     """
 
     name: str
@@ -58,8 +59,8 @@ class Protocol:
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or not all(type(number) is int and 0 < number <= MOST for number in numbers):
                 raise UserError(f"{name}={value}: give whole numbers above 0, at most {MOST:,}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {self.dtype!r} is unknown: take float32 or bfloat16")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
 
 
 PROTOCOLS = {
@@ -101,7 +102,8 @@ class ThroughputRow:
         protocol: name of the protocol.
         rounds: calls that were timed.
         warmup: calls before those.
-        dtype: "float32" or "bfloat16".
+        dtype: of large products, "float32" or "bfloat16".
+        dtype_reason: what computes in it, or why it is not bfloat16; empty where float32 was asked for.
         tf32: whether the GPU rounded operands to TF32.
         backend: attention backends that were used.
         device: name of the hardware.
@@ -127,6 +129,7 @@ class ThroughputRow:
     rounds: int
     warmup: int
     dtype: str
+    dtype_reason: str
     tf32: bool
     backend: str
     device: str
@@ -157,17 +160,16 @@ class LevelTime:
 
 
 @contextlib.contextmanager
-def _precision(protocol: Protocol, device: torch.device) -> Iterator[None]:
-    """The protocol's, and no gradients; afterwards all is as it was."""
+def _precision(protocol: Protocol) -> Iterator[None]:
+    """The protocol's on GPUs, and no gradients; afterwards all is as it was."""
     cudnn = torch.backends.cudnn
     matmul = torch.backends.cuda.matmul
     before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark)
     cudnn.allow_tf32 = protocol.tf32
     matmul.allow_tf32 = protocol.tf32
     cudnn.benchmark = True
-    low = protocol.dtype == "bfloat16"
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        with torch.inference_mode():
             yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
@@ -192,20 +194,25 @@ def measure(
     """
     keep_freed_memory()
     torch_device = pick_device(device)
-    if protocol.dtype == "bfloat16":
-        check_bfloat16(torch_device)
-    model = generator.to(torch_device).eval()
+    precision = pick_precision(protocol.dtype, torch_device)
+    model = cast(generator.to(torch_device).eval(), precision.name)
     rows = []
     with progress(total=len(protocol.batches) * protocol.rounds, unit="call", desc=name) as bar:
         for batch in protocol.batches:
             products = generator_products(model, batch)
-            with _precision(protocol, torch_device):
-                rows.append(_measure(model, protocol, name, batch, products, bar))
+            with _precision(protocol):
+                rows.append(_measure(model, protocol, precision, name, batch, products, bar))
     return rows
 
 
 def _measure(
-    generator: Generator, protocol: Protocol, name: str, batch: int, products: Counter[Product], bar: tqdm
+    generator: Generator,
+    protocol: Protocol,
+    precision: Precision,
+    name: str,
+    batch: int,
+    products: Counter[Product],
+    bar: tqdm,
 ) -> ThroughputRow:
     device = generator.device
     first_call = count_call()
@@ -215,7 +222,7 @@ def _measure(
     for _ in range(protocol.warmup):
         generator(z)
     memory = peak_memory(device)
-    matmul_time = MatmulTime(products, device, getattr(torch, protocol.dtype))
+    matmul_time = MatmulTime(products, device, precision.dtype)
     calls_a_ratio = math.ceil(protocol.rounds / _RATIOS)
     calls: list[float] = []
     matmuls: list[float] = []
@@ -246,7 +253,8 @@ def _measure(
         protocol=protocol.name,
         rounds=protocol.rounds,
         warmup=protocol.warmup,
-        dtype=protocol.dtype,
+        dtype=precision.name,
+        dtype_reason=precision.reason,
         tf32=protocol.tf32 and device.type == "cuda",
         backend="+".join(sorted({choice.backend for choice in choices(first_call)})) or "none",
         device=describe_device(device),
@@ -286,8 +294,9 @@ def _spread(median: float, low: float, high: float, digits: int) -> str:
 def describe(row: ThroughputRow) -> str:
     """The circumstances of a row of `measure`, in a line."""
     tf32 = ", TF32" if row.tf32 else ""
+    dtype = Precision(getattr(torch, row.dtype), row.dtype_reason)
     return (
-        f"{row.device}, {row.threads} threads, torch {row.torch}, {row.dtype}{tf32}, attention by "
+        f"{row.device}, {row.threads} threads, torch {row.torch}, {dtype}{tf32}, attention by "
         f"{row.backend}; protocol {row.protocol}: {row.rounds} rounds after {row.warmup}"
     )
 
@@ -307,7 +316,7 @@ def measure_levels(generator: Generator, device: str | None = None, rounds: int 
     model = generator.to(torch_device).eval()
     products = generator_products(model, 1)
     z = torch.randn(1, model.latent_dim, device=torch_device)
-    with _precision(PROTOCOLS["ours"], torch_device):
+    with _precision(PROTOCOLS["ours"]):
         calls = [_level_seconds(model, z, torch_device) for _ in range(rounds + 1)][1:]
     rows = []
     for level in calls[0]:
@@ -365,7 +374,7 @@ def roofs(device: str | None = None) -> tuple[float, float]:
     x = torch.rand(2048, 2048, device=torch_device)
     y = torch.rand(64 * 2**20, device=torch_device)  # 256 MiB, larger than any cache
     target = torch.empty_like(y)
-    with _precision(PROTOCOLS["ours"], torch_device):
+    with _precision(PROTOCOLS["ours"]):
         product = min(timed(lambda: x @ x, torch_device) for _ in range(6))
         copy = min(timed(lambda: target.copy_(y), torch_device) for _ in range(6))
     return 2 * 2048**3 / 1e9 / product, 2 * y.numel() * 4 / 1e9 / copy

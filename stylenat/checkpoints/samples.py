@@ -8,28 +8,37 @@ import torch
 from stylenat.checkpoints.load import MODEL_FILE, load_generator
 from stylenat.checkpoints.run import Run, is_run
 from stylenat.data.dataset import ImageDataset, open_samples
+from stylenat.device import pick_precision
 from stylenat.errors import UserError
 from stylenat.evaluation.metrics import METRICS, parse_metrics
 from stylenat.evaluation.reference import Statistics
 from stylenat.models.base import Generator
+from stylenat.models.precision import cast
 from stylenat.paths import find_path, workspace
 
 
-def open_images(path: str | Path, device: torch.device | str = "cpu") -> ImageDataset | Generator:
+def open_images(
+    path: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
+) -> ImageDataset | Generator:
     """Samples in a folder or zip, or the generator of a checkpoint.
 
     Args:
         path: of either.
         device: for the generator.
+        dtype: of the generator's large products, see `models.precision.cast`.
 
     Raises:
-        UserError: there is neither at that path.
+        UserError: there is neither at that path; a type that the device does not compute in, or that means
+            nothing to samples.
     """
+    precision = pick_precision(dtype, device)
     source = find_path(path)
     is_checkpoint = (source / MODEL_FILE).is_file() or is_run(source)
     if source.suffix.lower() == ".zip" or (source.is_dir() and not is_checkpoint):
+        if dtype != "float32":
+            raise UserError(f"{path} holds images: dtype {dtype} means nothing to them, leave it out")
         return open_samples(source)
-    return load_generator(path).to(device)
+    return cast(load_generator(path).to(device), precision.name)
 
 
 def check_held_out(

@@ -70,9 +70,19 @@ class Contrast:
     paper: tuple[float, float] | None = None
 
     @property
+    def arms(self) -> tuple[str, str]:
+        """Treatment and control."""
+        return self.treatment, self.control
+
+    @property
     def name(self) -> str:
         """Such as "hydra-2 − na"."""
         return f"{self.treatment} − {self.control}"
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it is judged by a p-value: where something is published. The others are exploratory."""
+        return self.paper is not None
 
     @property
     def sign(self) -> int:
@@ -139,7 +149,7 @@ class Grid:
         contrasts: what is compared, the primary contrast first; of arms that the grid has.
         first_seed: of the paired seeds.
         seeds: paired seeds of an arm.
-        primary_seeds: the same of the primary contrast's arms.
+        tested_seeds: the same of the arms of contrasts that are tested.
         scoring: of every run.
     """
 
@@ -151,7 +161,7 @@ class Grid:
     contrasts: tuple[Contrast, ...]
     first_seed: int
     seeds: int
-    primary_seeds: int
+    tested_seeds: int
     scoring: Scoring
 
     @property
@@ -159,20 +169,58 @@ class Grid:
         """The primary contrast; None where the grid lacks its arms."""
         return self.contrasts[0] if self.contrasts else None
 
+    @property
+    def secondary(self) -> tuple[Contrast, ...]:
+        """The other contrasts that are tested, a family for Holm's method."""
+        return tuple(contrast for contrast in self.contrasts[1:] if contrast.is_tested)
+
+    @property
+    def exploratory(self) -> tuple[Contrast, ...]:
+        """Contrasts that are described by their intervals alone."""
+        return tuple(contrast for contrast in self.contrasts[1:] if not contrast.is_tested)
+
     def seeds_of(self, variant: str) -> range:
         """The paired seeds of an arm."""
-        primary = self.primary
-        is_primary = primary is not None and variant in (primary.treatment, primary.control)
-        return range(self.first_seed, self.first_seed + (self.primary_seeds if is_primary else self.seeds))
+        is_tested = any(contrast.is_tested and variant in contrast.arms for contrast in self.contrasts)
+        return range(self.first_seed, self.first_seed + (self.tested_seeds if is_tested else self.seeds))
 
     def cells(self) -> list[Cell]:
-        """Every run, all arms of a seed before those of the next: what is paired is finished together."""
+        """Every run in the order in which they are run.
+
+        The primary contrast's arms come first, then those of the secondary ones, then the rest; of these all
+        arms of a seed before those of the next.
+        """
+        primary = (self.primary,) if self.primary else ()
+        names: list[str] = []
         found = []
-        for seed in range(self.first_seed, self.first_seed + max(self.seeds, self.primary_seeds)):
-            for variant in self.variants:
-                if seed in self.seeds_of(variant.name):
-                    found.append(self.cell(variant.name, seed=seed))
+        for contrasts in (primary, self.secondary, self.exploratory):
+            wanted = {name for contrast in contrasts for name in contrast.arms}
+            arms = [variant.name for variant in self.variants if variant.name in wanted - set(names)]
+            found += self._by_seed(arms)
+            names += arms
+        return found + self._by_seed([each.name for each in self.variants if each.name not in names])
+
+    def cells_of(self, contrasts: Sequence[Contrast]) -> list[Cell]:
+        """The runs that some contrasts compare."""
+        names = {name for contrast in contrasts for name in contrast.arms}
+        return [cell for cell in self.cells() if cell.variant in names]
+
+    def _by_seed(self, arms: Sequence[str]) -> list[Cell]:
+        found = []
+        for seed in range(self.first_seed, self.first_seed + max(self.seeds, self.tested_seeds)):
+            found += [self.cell(name, seed=seed) for name in arms if seed in self.seeds_of(name)]
         return found
+
+    def find(self, run: str) -> Cell:
+        """The cell of a run id.
+
+        Raises:
+            UserError: the grid has none.
+        """
+        cells = {cell.run_id: cell for cell in self.cells()}
+        if run not in cells:
+            raise unknown(f"run of grid {self.name}", run, cells)
+        return cells[run]
 
     def variant(self, name: str) -> Variant:
         """The arm of that name, whether or not the grid runs it.
@@ -282,6 +330,6 @@ def load_grid(name: str) -> Grid:
         contrasts=tuple(contrasts),
         scoring=Scoring(**entry.pop("score")),
         first_seed=entry.pop("first_seed", 0),
-        primary_seeds=entry.pop("primary_seeds", entry["seeds"]),
+        tested_seeds=entry.pop("tested_seeds", entry["seeds"]),
         **entry,
     )

@@ -50,10 +50,12 @@ def recorded_grids() -> list[Analysis]:
 
 
 def contrast_table(analysis: Analysis) -> pd.DataFrame:
-    """A row a contrast: mean difference, interval, p-values, what is detectable, the paper's sign."""
-    primary = (analysis.primary,) if analysis.primary else ()
+    """A row a contrast: mean difference, interval, p-values, what is detectable, the paper's sign.
+
+    The primary contrast comes first; those with Holm's p are the secondary ones, the others exploratory.
+    """
     rows = []
-    for found in (*primary, *analysis.secondary):
+    for found in _comparisons(analysis):
         rows.append(
             {
                 "contrast": found.contrast.name,
@@ -62,12 +64,18 @@ def contrast_table(analysis: Analysis) -> pd.DataFrame:
                 "mean difference": number(found.mean, True),
                 "95 % interval": f"{number(found.low, True)} to {number(found.high, True)}",
                 "p": f"{found.p:.3g}",
-                "p, Holm": "primary" if found in primary else f"{found.adjusted:.3g}",
+                "p, Holm": f"{found.adjusted:.3g}" if found in analysis.secondary else "–",
                 "detectable": number(found.detectable),
                 "paper's sign": {-1: "−", 0: "–", 1: "+"}[found.contrast.sign],
             }
         )
     return pd.DataFrame(rows)
+
+
+def _comparisons(analysis: Analysis) -> list[Comparison]:
+    """The primary contrast, the secondary and the exploratory ones."""
+    primary = [analysis.primary] if analysis.primary else []
+    return [*primary, *analysis.secondary, *analysis.exploratory]
 
 
 def arm_table(analysis: Analysis) -> pd.DataFrame:
@@ -138,8 +146,7 @@ def _record(cell: Cell) -> RunRecord | None:
 def ladder_figure(analysis: Analysis) -> Figure:
     """The ladder of a grid, on its own metric."""
     metric = analysis.grid.scoring.metric
-    found = [analysis.primary, *analysis.secondary]
-    rungs = [_rung(comparison) for comparison in found if comparison and comparison.metric == metric]
+    rungs = [_rung(found) for found in _comparisons(analysis) if found.metric == metric]
     return ladder(rungs, metric_title(metric), analysis.scores[metric])
 
 

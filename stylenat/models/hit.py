@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylenat.attention.linear import Linear
 from stylenat.attention.transforms import func_differentiates, softmax, transformed, wrapped
 from stylenat.errors import UserError
 from stylenat.models.base import Generator, Stage
@@ -99,10 +100,10 @@ class MultiQueryAttention(nn.Module):
     def __init__(self, channels: int, source_channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(channels, channels)
-        self.k = nn.Linear(source_channels, channels // heads)
-        self.v = nn.Linear(source_channels, channels // heads)
-        self.proj = nn.Linear(channels, channels)
+        self.q = Linear(channels, channels)
+        self.k = Linear(source_channels, channels // heads)
+        self.v = Linear(source_channels, channels // heads)
+        self.proj = Linear(channels, channels)
 
     def queries(self, x: Tensor) -> Tensor:
         """`(…, C)` → `(…, heads, head_dim)`."""
@@ -220,7 +221,7 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         same = channels // 4 == out_channels
-        self.reduction = nn.Identity() if same else nn.Linear(channels // 4, out_channels)
+        self.reduction = nn.Identity() if same else Linear(channels // 4, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, H, W, C)` → `(B, 2H, 2W, C')`."""

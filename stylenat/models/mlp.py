@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylenat.attention.linear import in_type_of
 from stylenat.attention.transforms import differentiated_again, plain_only
 
 _HIDDEN = 2**20  # entries of the hidden layer worked on at once: measured best at 16 to 512 channels
@@ -16,7 +17,8 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
 
     Args:
         x: `(…, C)`.
-        weight1: of the first linear, `(hidden, C)`.
+        weight1: of the first linear, `(hidden, C)`; where `models.precision.cast` rounded it, both products
+            are in its type.
         bias1: `(hidden,)`.
         weight2: of the second linear, `(C', hidden)`.
         bias2: `(C',)`.
@@ -28,12 +30,30 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
         return plain_mlp(x, weight1, bias1, weight2, bias2)
     if plain_only():
         return plain_mlp(x, weight1, bias1, weight2, bias2)
+    if weight1.dtype != x.dtype:
+        gradients = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight1, weight2))
+        form = plain_mlp if gradients else _rounded_mlp
+        return form(x, weight1, bias1, weight2, bias2)
     return _Sliced.apply(x, weight1, bias1, weight2, bias2, torch.is_grad_enabled())
 
 
 def plain_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     """The same as `mlp`, all tokens at once."""
-    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+    return F.linear(F.gelu(F.linear(in_type_of(x, weight1), weight1, bias1)), weight2, bias2)
+
+
+def _rounded_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """`plain_mlp` in the weights' type by slices of tokens, out again in x's; without gradients."""
+    tokens = x.flatten(0, -2)  # (T, C)
+    size = _slice_size(weight1)
+    hidden = weight1.new_empty(min(size, len(tokens)), len(weight1))
+    out = x.new_empty(len(tokens), len(weight2))  # (T, C')
+    for i in range(0, len(tokens), size):
+        part = tokens[i : i + size].to(weight1.dtype)  # (t, C)
+        own = hidden[: len(part)]
+        torch.addmm(bias1, part, weight1.T, out=own)
+        out[i : i + size] = torch.addmm(bias2, F.gelu(own), weight2.T)
+    return out.view(*x.shape[:-1], len(weight2))
 
 
 def _slice_size(weight1: Tensor) -> int:

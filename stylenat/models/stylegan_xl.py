@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylenat.attention.linear import in_type_of
 from stylenat.attention.transforms import sizes
 from stylenat.models.alias_free import LARGEST, FilteredActivation, LayerPlan, Signal, plan_layers
 from stylenat.models.base import Generator, Stage
@@ -120,7 +121,8 @@ class SynthesisLayer(nn.Module):
         weight, scales, norms = normalized(self.weight, scales)
         # A whole border of zeros: the map grows by kernel - 1, which the filters take away again.
         padding = sizes(weight)[-1] - 1
-        out = F.conv2d(x * _per_map(scales, x), weight.to(self.weight.dtype), padding=padding)
+        scaled = in_type_of(x * _per_map(scales, x), self.weight)
+        out = F.conv2d(scaled, weight.to(self.weight.dtype), padding=padding)
         return self.activation(out * _per_map(norms, out) + bias)
 
 

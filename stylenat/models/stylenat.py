@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylenat.attention.layers import Attention, FullAttention, HydraNeighborhoodAttention
+from stylenat.attention.linear import Linear
 from stylenat.attention.partitions import (
     Full,
     HeadPartition,
@@ -52,8 +53,8 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc1 = Linear(channels, 4 * channels)
+        self.fc2 = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, H, W, C)` → the same."""
@@ -94,7 +95,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(1))
         self.norm = LayerNorm(channels)
-        self.reduction = nn.Linear(channels, out_channels, bias=False)
+        self.reduction = Linear(channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, H, W, C)` → `(B, 2H, 2W, C')`."""

@@ -7,7 +7,7 @@ from stylenat.errors import UserError
 from stylenat.reporting.records import RunRecord
 
 # What may differ: where and with which versions a score was computed.
-INCIDENTAL = ("device", "versions")
+INCIDENTAL = ("device", "versions", "instructions")
 
 
 def check_same_data(one: RunRecord, other: RunRecord) -> None:

@@ -96,6 +96,7 @@ class RunRecord:
         seconds: of training.
         peak_memory_bytes: of the training process.
         attention: the backends that were chosen, and why.
+        precision: type of the training's large products, and why.
         commit: of the source, None where there was no git.
         dirty: whether a tracked source differed from the commit.
         versions: of Python and the packages.
@@ -118,6 +119,7 @@ class RunRecord:
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     attention: tuple[str, ...] | None = None
+    precision: str | None = None
     commit: str | None = None
     dirty: bool | None = None
     versions: dict[str, str] = field(default_factory=dict)

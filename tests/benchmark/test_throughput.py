@@ -22,6 +22,7 @@ from stylenat.benchmark.throughput import (
 from stylenat.cli import main
 from stylenat.errors import UserError
 from stylenat.models.build import build_generator
+from stylenat.models.precision import product_dtype
 
 QUICK = Protocol("quick", (1, 2), rounds=2, warmup=1, tf32=False)
 
@@ -70,15 +71,29 @@ def test_precision_is_the_protocol_s_for_as_long_as_it_measures():
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()
 
     before = flags()
-    with pytest.raises(KeyError), throughput._precision(PROTOCOLS["paper"], torch.device("cpu")):
+    with pytest.raises(KeyError), throughput._precision(PROTOCOLS["paper"]):
         assert flags() == (True, True, False)
-        assert (torch.rand(2, 2) @ torch.rand(2, 2)).dtype == torch.float32
         raise KeyError
     assert flags() == before
-    low = dataclasses.replace(QUICK, dtype="bfloat16")
-    with throughput._precision(low, torch.device("cpu")):
+    with throughput._precision(QUICK):
         assert not torch.backends.cuda.matmul.allow_tf32
-        assert (torch.rand(2, 2) @ torch.rand(2, 2)).dtype == torch.bfloat16
+
+
+def test_bfloat16_is_that_of_products_and_rows_say_why(generator, monkeypatch):
+    seen = []
+    timed = throughput.timed
+    monkeypatch.setattr(throughput, "timed", lambda call, device: seen.append(call) or timed(call, device))
+    monkeypatch.setattr("stylenat.device.bfloat16_instructions", lambda device: "AMX-BF16")
+    protocol = dataclasses.replace(QUICK, batches=(1,), dtype="auto")
+    (row,) = measure(generator, protocol, "smoke", "cpu")
+    assert (row.dtype, row.dtype_reason) == ("bfloat16", "AMX-BF16")
+    assert ", bfloat16 (AMX-BF16), attention by" in describe(row)
+    called = [cell.cell_contents for cell in seen[0].__closure__]
+    (rounded,) = (each for each in called if isinstance(each, torch.nn.Module))
+    assert product_dtype(rounded) == torch.bfloat16 and product_dtype(generator) == torch.float32
+    monkeypatch.setattr("stylenat.device.bfloat16_instructions", lambda device: "")
+    (row,) = measure(generator, protocol, "smoke", "cpu")
+    assert (row.dtype, row.dtype_reason) == ("float32", "no instructions for bfloat16 here")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +102,7 @@ def test_precision_is_the_protocol_s_for_as_long_as_it_measures():
         ({"rounds": 0}, "rounds=0: give whole numbers above 0"),
         ({"batches": (1, -1)}, r"batches=\(1, -1\): give whole"),
         ({"batches": ()}, r"batches=\(\)"),
-        ({"dtype": "half"}, "dtype 'half' is unknown: take float32 or bfloat16"),
+        ({"dtype": "half"}, "unknown dtype 'half'. There are float32, bfloat16, auto"),
     ],
 )
 def test_errors_of_a_protocol(changes, text):

@@ -15,6 +15,8 @@ from stylenat.evaluation.distances import Moments
 from stylenat.evaluation.evaluate import evaluate
 from stylenat.evaluation.samples import PARTS, as_samples, sample_features
 from stylenat.features.networks import FEATURE_BATCH
+from stylenat.models.build import build_generator
+from stylenat.models.precision import cast
 from stylenat.sampling.sample import sample_images
 
 
@@ -59,6 +61,18 @@ def test_samples_of_a_generator_are_made_by_seed():
     assert samples.description(20) == "seeds 3000000 to 3000019"
     samples.check(10**6, 32)
     assert "the generator's resolution 32 is not the dataset's 64" in refusal(samples.check, 20, 64)
+
+
+def test_samples_whose_products_are_rounded_say_so(monkeypatch):
+    generator = build_generator("smoke").eval()
+    drawn = {"seed": 0, "truncation_psi": 1.0}
+    assert as_samples(generator).protocol() == drawn
+    monkeypatch.setattr("stylenat.evaluation.samples.bfloat16_instructions", lambda device: "AMX-BF16")
+    expected = drawn | {"dtype": "bfloat16", "instructions": "AMX-BF16"}
+    assert as_samples(cast(generator, "bfloat16")).protocol() == expected
+    monkeypatch.setattr("stylenat.evaluation.samples.bfloat16_instructions", lambda device: "")
+    half = as_samples(build_generator("smoke").double()).protocol()
+    assert half == drawn | {"dtype": "float64", "instructions": "none of its own"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "packed"])

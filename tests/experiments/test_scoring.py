@@ -11,6 +11,7 @@ from helpers import ROOT, Plain, needs_wheels, refusal
 from PIL import Image
 
 from stylenat.attention.partitions import parse_levels
+from stylenat.cli import main
 from stylenat.evaluation.distances import frechet_distance
 from stylenat.experiments import report, runs, scoring
 from stylenat.experiments.grid import Scoring, load_grid
@@ -297,15 +298,26 @@ def test_a_grid_runs_what_is_missing_and_goes_on_after_a_failure(grid, monkeypat
         done.append(cell.variant)
         if cell.variant == "na":
             raise runs.UserError("loss_d is nan")
-        return "fine"
+        return f"{cell.variant}, seed 0: fine"
 
     monkeypatch.setattr(runs, "ProcessPoolExecutor", Now)
-    monkeypatch.setattr(runs, "_run", run)
+    monkeypatch.setattr(runs, "run_one", run)
     fresh = replace(grid, name="fresh")
     assert refusal(run_grid, fresh) == "1 of 2 cells failed; na, seed 0: loss_d is nan"
     assert sorted(done) == ["hydra-2", "na"] and "hydra-2, seed 0: fine" in capsys.readouterr().out
     assert refusal(run_grid, fresh, 0) == "jobs=0: give 1 or more cells at once"
     assert "nowhere" in refusal(run_grid, fresh, 1, "nowhere")
+
+
+def test_a_single_run_of_a_grid_by_its_id(monkeypatch, capsys):
+    monkeypatch.setattr(runs, "run_one", lambda cell, device: f"{cell.variant} on {device}")
+    cell = load_grid("smoke").cells()[1]
+    assert main(["ablation", "smoke", "--run", cell.run_id, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{cell.variant} on cpu\n"
+    assert main(["ablation", "smoke", "--run", "smoke-d5eeff"]) == 2
+    assert "unknown run of grid smoke 'smoke-d5eeff', did you mean" in capsys.readouterr().err
+    assert main(["ablation", "smoke", "--run", cell.run_id, "--costs"]) == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_workers_have_one_thread_and_the_environment_is_left_as_it_was(monkeypatch):

@@ -121,6 +121,7 @@ def test_memorization_stands_beside_what_to_expect(empty_workspace):
         (lambda score: own(score).update(generated="seeds 5 to 9"), "generated"),
         (lambda score: score.protocol.update(seed=1), "seed"),
         (lambda score: score.protocol.update(flips=True), "flips"),
+        (lambda score: score.protocol.update(dtype="bfloat16", instructions="AMX-BF16"), "dtype"),
         (lambda score: score.protocol.update(dataset={"manifest": "cd34"}), "dataset.manifest"),
     ],
 )

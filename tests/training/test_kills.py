@@ -15,6 +15,7 @@ from lives import Lives, until
 from test_commands import refused
 
 from stylenat import paths
+from stylenat.checkpoints.lock import hold
 from stylenat.checkpoints.run import Run
 from stylenat.cli import main
 from stylenat.training.trainer import Trainer
@@ -160,9 +161,9 @@ def test_a_few_kills_leave_no_trace(lives, tmp_path):
 
 @pytest.mark.slow
 def test_many_kills_leave_no_trace(lives, tmp_path, capsys):
-    runs, hit = kill_often(lives, tmp_path, 80, nimg=640)
+    runs, hit = kill_often(lives, tmp_path, 100, nimg=640)
     with capsys.disabled():
-        print(f"\n80 kills, {runs} runs, every file as unbroken; while it wrote {dict(hit)}")
+        print(f"\n100 kills, {runs} runs, every file as unbroken; while it wrote {dict(hit)}")
     assert sum(hit.values()) >= 10
 
 
@@ -326,16 +327,43 @@ def damaged(short, tmp_path, file, harm):
 
 @pytest.mark.parametrize("harm", EVERY)
 @pytest.mark.parametrize("file", [*(f"{name}.safetensors" for name in STATE), "info.json"])
-def test_a_damaged_state_is_named_and_can_be_deleted(capsys, short, tmp_path, file, harm):
+def test_a_damaged_state_is_named_and_an_older_one_is_taken_when_asked_for(
+    capsys, short, tmp_path, file, harm
+):
     copy = damaged(short, tmp_path, f"state/000000016/{file}", harm)
     words = command(tmp_path, score=False, **SHORT)
     message = refused(capsys, *words)
     assert str(copy.path / "state" / "000000016" / file) in message
-    assert f"delete {copy.path / 'state' / '000000016'}" in message
+    assert message.endswith("go on from the snapshot before with --from 8")
+    assert copy.newest() == 16
     if harm == "half":
-        shutil.rmtree(copy.path / "state" / "000000016")
-        assert main([str(word) for word in words]) == 0
+        assert main([str(word) for word in [*words, "--from", 8]]) == 0
         assert differences(copy, short[0]) == []
+
+
+def test_going_back_makes_the_same_run_again(short, tmp_path, capsys):
+    copy = Run(shutil.copytree(short[0].path, tmp_path / short[0].id))
+    before = content(copy)
+    words = command(tmp_path, score=False, **SHORT)
+    assert "has no training state of nimg=12 in" in refused(capsys, *words, "--from", 12)
+    assert "there are those of 8, 16, older ones are not kept" in refused(capsys, *words, "--from", 24)
+    assert "from 0 is out of range" in refused(capsys, *words, "--from", 0)
+    assert content(copy) == before
+    (copy.path / "state" / "000000008" / "ema.safetensors").write_bytes(b"")
+    message = refused(capsys, *words, "--from", 8)
+    assert "ema.safetensors can't be read" in message and "no older snapshot is there" in message
+    assert copy.newest() == 16, "nothing is removed for a snapshot that is damaged"
+    shutil.copytree(short[0].path, copy.path, dirs_exist_ok=True)
+    assert main([str(word) for word in [*words, "--from", 8]]) == 0
+    assert differences(copy, short[0]) == []
+    assert [line["nimg"] for line in copy.log()] == [line["nimg"] for line in short[0].log()]
+
+
+def test_going_back_of_a_run_that_is_being_trained_is_refused(short, tmp_path, capsys):
+    copy = Run(shutil.copytree(short[0].path, tmp_path / short[0].id))
+    with hold(copy.path):
+        message = refused(capsys, *command(tmp_path, score=False, **SHORT), "--from", 8)
+    assert f"is in use by process {os.getpid()} on " in message and copy.newest() == 16
 
 
 @pytest.mark.parametrize("harm", EVERY)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from helpers import by_id, needs_wheels
 from PIL import Image
 
+from stylenat.attention import dispatch
 from stylenat.checkpoints.load import load_generator
 from stylenat.checkpoints.run import BEST, Run
 from stylenat.checkpoints.tensors import load_tensors, optimizer_tensors, restore_optimizer
@@ -203,13 +204,15 @@ def test_checkpointed_levels_change_memory_alone(config):
         assert torch.equal(other, image) and all(map(torch.equal, others_gradients, gradients))
 
 
-def test_the_trainer_checkpoints_its_generator(config):
+def test_the_trainer_checkpoints_its_generator(config, monkeypatch):
+    monkeypatch.setattr(dispatch, "_choices", {})  # backends are tried within a level that is computed again
     usual, frugal = (
         Trainer(get_config("smoke", **TINY, checkpoint_levels=levels), "cpu") for levels in ((), (16, 32))
     )
     assert frugal.generator.checkpoint_levels == (16, 32) and frugal.ema.checkpoint_levels == (16, 32)
     for _ in range(2):
-        assert same(usual.step(images()), frugal.step(images()))
+        losses = frugal.step(images())
+        assert same(usual.step(images()), losses)
     for name, tensors in usual.state().items():
         assert same(tensors, frugal.state()[name]), name
 
@@ -445,7 +448,7 @@ def test_scoring_keeps_the_best_generator_and_leaves_the_training_as_it_is(on_a_
 def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, monkeypatch, again):
     values, given = iter([3.0, 2.5, 1.5, again, 5.0]), {}
 
-    def scored(ema, _):
+    def scored(ema, _, **options):
         value = next(values)
         ema.input.input.data += 1e-3  # trained again it differs, as on a GPU
         given[value] = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
@@ -462,7 +465,7 @@ def test_a_resumed_run_scores_again_what_it_trains_again(on_a_folder, tmp_path, 
 def test_a_stop_while_scoring_leaves_no_score_out(on_a_folder, tmp_path, monkeypatch):
     given = []
 
-    def scored(ema, _):
+    def scored(ema, _, **options):
         given.append(len(given))
         if len(given) == 2:
             raise Stop
@@ -492,3 +495,61 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         load_tensors(path)
     with pytest.raises(UserError, match="does not exist"):
         load_tensors(tmp_path / "none.safetensors")
+
+
+# --- the type of products
+
+
+def product_types(trainer, images, monkeypatch):
+    """Types of the results of the generator's first linear layer and of D's last one, and of the losses."""
+    found = {"linear": set(), "logits": set()}
+    trainer.generator.layers[0].blocks[0].attn.qkv.register_forward_hook(
+        lambda module, inputs, out: found["linear"].add(out.dtype)
+    )
+    loss = objective.generator_loss
+    monkeypatch.setattr(
+        "stylenat.training.trainer.generator_loss",
+        lambda logits: found["logits"].add(logits.dtype) or loss(logits),
+    )
+    losses = trainer.step(images)
+    return found["linear"], found["logits"], {value.dtype for value in losses.values()}
+
+
+@pytest.mark.parametrize("dtype", ["", "float32", "bfloat16"])
+def test_products_are_in_the_type_that_is_set(config, monkeypatch, dtype):
+    images = torch.randint(0, 256, (8, 3, 32, 32)).to(torch.uint8)
+    trainer = Trainer(replace(config, dtype=dtype), "cpu")
+    linear, logits, losses = product_types(trainer, images, monkeypatch)
+    expected = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    assert linear == {expected} and logits == losses == {torch.float32}
+    for network in (trainer.generator, trainer.discriminator, trainer.ema):
+        assert {x.dtype for x in network.parameters()} == {torch.float32}
+    tensors = trainer.state()
+    assert {x.dtype for part in tensors.values() for x in part.values() if x.is_floating_point()} == {
+        torch.float32
+    }
+
+
+def test_a_step_in_bfloat16_is_near_one_in_float32(config):
+    images = torch.randint(0, 256, (8, 3, 32, 32)).to(torch.uint8)
+    exact = Trainer(config, "cpu").step(images)
+    low = Trainer(replace(config, dtype="bfloat16"), "cpu").step(images)
+    for name, value in exact.items():
+        assert low[name] != value or name == "r1", "R1 of the first weights is in float32"
+        torch.testing.assert_close(low[name], value, rtol=0.05, atol=0.02)
+
+
+def test_the_type_is_part_of_a_run_s_identity_where_it_is_set(config):
+    named = [run_id(replace(config, dtype=dtype)) for dtype in ("", "float32", "bfloat16")]
+    assert len(set(named)) == 3 and "dtype" not in config.to_dict()
+    assert replace(config, dtype="bfloat16").to_dict()["dtype"] == "bfloat16"
+    with pytest.raises(UserError, match="dtype='auto' must be float32 or bfloat16, or be left out"):
+        replace(config, dtype="auto")
+
+
+def test_a_run_s_state_names_the_type(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("stylenat.device.bfloat16_instructions", lambda device: "AMX-BF16")
+    short = replace(config, nimg=8, snapshot=8)
+    assert train(short, tmp_path, "cpu").info()["precision"] == "float32"
+    run = train(replace(short, dtype="bfloat16"), tmp_path, "cpu")
+    assert run.info()["precision"] == "bfloat16 (AMX-BF16)"
