@@ -28,7 +28,7 @@ def page_blocks(numbers: Performance) -> dict[str, str]:
     Raises:
         KeyError: a case was not measured yet.
     """
-    return {
+    blocks = {
         "base": f"*Before* is commit {numbers.base[:7]}.",
         "sampling": _sampling(numbers),
         "changes": _changes(numbers),
@@ -40,11 +40,13 @@ def page_blocks(numbers: Performance) -> dict[str, str]:
         "peers": _compared(numbers, ["peers-256"]),
         "attention": _compared(numbers, ["attention-noto-32", "attention-ffhq-256", "attention-ffhq-1024"]),
         "equality": _errors(numbers),
-        "bfloat16": _low_precision(numbers),
         "choices": _choices(numbers),
         "seen": _observations(numbers, left_out=False),
         "tried": _observations(numbers, left_out=True),
     }
+    if numbers.low_precision is not None:
+        blocks["bfloat16"] = _low_precision(numbers)
+    return blocks
 
 
 def write_page(numbers: Performance | None = None) -> None:
