@@ -79,7 +79,7 @@ def check_training(
     training_precision(config, torch_device)
     check_folder(config, folder)
     run = _run(config, folder)
-    dataset = open_dataset(config.data, config.resolution, "train")
+    dataset = _training_images(config)
     run.check_dataset(dataset)
     if config.batch_size > len(dataset):
         raise UserError(
@@ -145,7 +145,7 @@ def train(
         if processes.is_first:
             dataset = check_training(config, folder, str(torch_device), score_every=score_every)
         else:
-            dataset = open_dataset(config.data, config.resolution, "train")
+            dataset = _training_images(config)
         processes.check_same("training images", dataset.names)
         trainer = Trainer(config, torch_device, processes)
         writes = processes.is_first and not _is_complete(run, config, score_every)
@@ -166,6 +166,10 @@ def train(
 
 def _run(config: Config, folder: Path | str | None) -> Run:
     return Run(Path(folder or workspace("runs")) / run_id(config))
+
+
+def _training_images(config: Config) -> ImageDataset:
+    return open_dataset(config.data, config.resolution, "train")
 
 
 def _check_space(run: Run, config: Config) -> None:

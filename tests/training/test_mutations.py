@@ -120,9 +120,9 @@ FAULTS = {
         "bCR by absolute differences": ("F.mse_loss", "F.l1_loss"),
     },
     "training/augment.py": {
-        "saturation half the range": ("_uniform(images, 0, 2)", "_uniform(images, 0.5, 1.5)"),
-        "contrast 0.9 to 1.1": ("_uniform(images, 0.5, 1.5)", "_uniform(images, 0.9, 1.1)"),
-        "brightness ± 0.25": ("_uniform(images, -0.5, 0.5)", "_uniform(images, -0.25, 0.25)"),
+        "saturation half the range": ("_uniform(images, 0, 2,", "_uniform(images, 0.5, 1.5,"),
+        "contrast 0.9 to 1.1": ("_uniform(images, 0.5, 1.5,", "_uniform(images, 0.9, 1.1,"),
+        "brightness ± 0.25": ("_uniform(images, -0.5, 0.5,", "_uniform(images, -0.25, 0.25,"),
         "translation by 1/16": (
             "round(height / 8)\n    across = round(width / 8)",
             "round(height / 16)\n    across = round(width / 16)",
@@ -132,12 +132,15 @@ FAULTS = {
             "cut_height = height // 4\n    cut_width = width // 4",
         ),
         "no flip": ("mirrored if flips else images", "images"),
-        "no translation": ("translate(mirrored if flips else images)", "mirrored"),
-        "no colors": ("cutout(recolor(translate(mirrored", "cutout((translate(mirrored"),
-        "no cutout": ("cutout(recolor(translate(mirrored", "(recolor(translate(mirrored"),
+        "no translation": ("translate(mirrored if flips else images, processes)", "mirrored"),
+        "no colors": ("recolor(translated, processes)", "translated"),
+        "no cutout": ("cutout(recolor(translated, processes), processes)", "recolor(translated, processes)"),
         "flips upside down": ("images.flip(3)", "images.flip(2)"),
-        "flips a quarter": ("_uniform(images, 0, 1) < 0.5", "_uniform(images, 0, 1) < 0.25"),
-        "one draw for the whole batch": ("torch.empty(len(images), 1, 1, 1,", "torch.empty(1, 1, 1, 1,"),
+        "flips a quarter": (
+            "_uniform(images, 0, 1, processes) < 0.5",
+            "_uniform(images, 0, 1, processes) < 0.25",
+        ),
+        "one draw for the whole batch": ("torch.empty(count, 1, 1, 1,", "torch.empty(1, 1, 1, 1,"),
         "saturation about the image's mean": (
             "bright.mean(dim=1, keepdim=True)",
             "bright.mean(dim=(1, 2, 3), keepdim=True)",
@@ -148,10 +151,10 @@ FAULTS = {
         ),
     },
     "training/loop.py": {
-        "images of every seed in the same order": ("seed=config.seed, start", "seed=0, start"),
+        "images of every seed in the same order": ("seed=config.seed,", "seed=0,"),
         "images not mirrored": (
-            "start=trainer.nimg, flips=config.flips)",
-            "start=trainer.nimg, flips=False)",
+            "flips=config.flips,",
+            "flips=False,",
         ),
         "trained on the images held out": (
             'open_dataset(config.data, config.resolution, "train")',
