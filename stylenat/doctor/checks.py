@@ -306,8 +306,10 @@ def _train_in_ranks(config: Config, folder: Path, where: str) -> Run:
     command = [sys.executable, *launcher, "-m", "stylenat", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RANKS_PATIENCE, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise UserError(next((line for line in lines if line.startswith("stylenat: ")), lines[-1]))
+        lines = [
+            line for line in done.stderr.splitlines() if line.startswith("stylenat: ") or "Error: " in line
+        ]
+        raise UserError(lines[0] if lines else f"torchrun ended with {done.returncode}")
     return Run(folder / run_id(config))
 
 
