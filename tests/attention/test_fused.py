@@ -16,6 +16,7 @@ from stylenat.attention.partitions import parse_partitions
 from stylenat.benchmark.exactness import random_cases, worst_error
 
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="needs Numba: pip install 'stylenat[fused]'")
+SIZES = (3, 5, 7)
 
 
 def results(inputs, partitions, backend, weights):
@@ -154,7 +155,7 @@ def test_items_hold_every_query_row_once_and_share_no_key_within_a_turn():
     assert heads[:, 0].tolist() == [1, 3, 1] and len(work) > 3
     rows = {}
     for some in work:
-        size = len(some.kernel)
+        size = some.size
         seen = set()
         for image, head, residue, first, last in some.items.tolist():
             length = -(-(150 - residue) // heads[head, 0])
@@ -299,6 +300,21 @@ def test_the_package_does_not_import_numba():
         "assert 'numba' not in sys.modules and 'llvmlite' not in sys.modules\n"
         "assert 'stylenat.attention.triton_kernels' not in sys.modules"
     )
+
+
+@needs_numba
+def test_the_outer_loops_are_compiled_once_for_every_kind_of_call():
+    from stylenat.attention import kernels
+
+    for size, channels, dtype in ((3, 8, torch.float32), (5, 8, torch.bfloat16), (3, 3, torch.float32)):
+        partitions = (HeadPartition(1, size, 1),)
+        results(
+            lower(make_inputs(1, 8, 8, partitions, head_dim=channels), dtype),
+            partitions,
+            "fused",
+            torch.ones(1, 8, 8, 1, channels),
+        )
+    assert len(kernels.forward.signatures) == len(kernels.backward.signatures) == 1
 
 
 @needs_numba
