@@ -12,11 +12,10 @@ from helpers import ROOT, make_inputs, refusal, relative_error
 from stylenat.attention import dispatch, fused
 from stylenat.attention.functional import neighborhood_attention
 from stylenat.attention.layers import HydraNeighborhoodAttention
-from stylenat.attention.partitions import parse_partitions
+from stylenat.attention.partitions import HeadPartition, parse_partitions
 from stylenat.benchmark.exactness import random_cases, worst_error
 
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="needs Numba: pip install 'stylenat[fused]'")
-SIZES = (3, 5, 7)
 
 
 def results(inputs, partitions, backend, weights):
