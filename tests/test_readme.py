@@ -28,6 +28,7 @@ MODEL = str(ROOT / "results" / "runs" / "noto-32-long" / "model")
 PUBLISHED = "FFHQ256_940k_flip.pt"  # not in the repository: the bundled model stands in for it
 LONG = {
     "train",
+    "doctor",
     "evaluate",
     "throughput",
     "compare",

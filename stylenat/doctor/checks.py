@@ -6,7 +6,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -280,8 +279,6 @@ def check_ranks(device: torch.device) -> Verdict:
     On GPUs where there are two of them, else over gloo on the CPU.
     """
     section, name = "training", "two ranks against one"
-    if find_spec("stylenat.distributed") is None:
-        return Verdict(section, name, LEFT_OUT, "this version trains in one process")
     on_gpus = device.type == "cuda" and torch.cuda.device_count() >= RANKS
     where = "cuda" if on_gpus else "cpu"
     config = small_config()

@@ -88,7 +88,7 @@ def test_the_command_prints_and_records(light, empty_workspace, monkeypatch, cap
         (["smoke", "--record"], "--record keeps the paper's generators: leave out smoke"),
         (["--rounds", "0"], "rounds=0: give whole numbers above 0"),
         (["--batches", "x"], "batches 'x': write numbers"),
-        (["--dtype", "half"], "dtype 'half' is unknown"),
+        (["--dtype", "half"], "'half' is not one of 'float32', 'bfloat16', 'float16', 'auto'"),
         (["--dtype", "float16", "--device", "cpu"], "dtype 'float16' is for a GPU: on a CPU take float32"),
         (["--device", "nowhere"], "device 'nowhere' is not available here"),
     ],

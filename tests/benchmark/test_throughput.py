@@ -102,7 +102,7 @@ def test_bfloat16_is_that_of_products_and_rows_say_why(generator, monkeypatch):
         ({"rounds": 0}, "rounds=0: give whole numbers above 0"),
         ({"batches": (1, -1)}, r"batches=\(1, -1\): give whole"),
         ({"batches": ()}, r"batches=\(\)"),
-        ({"dtype": "half"}, "unknown dtype 'half'. There are float32, bfloat16, auto"),
+        ({"dtype": "half"}, "unknown dtype 'half'. There are float32, bfloat16, float16, auto"),
     ],
 )
 def test_errors_of_a_protocol(changes, text):
