@@ -34,7 +34,7 @@ MEASURED_LABELS = {
     "styleswin-256": (0, 36),
     "hit-b": (0, 36),
     "hit-l": (0, -44),
-    "stylegan-xl-a": (0, -32),
+    "stylegan-xl-a": (0, 32),
     "stylegan-xl-e": (0, -38),
 }
 BUBBLE = 24.0  # square points a million parameters

@@ -297,7 +297,7 @@ def _count(claim: Claim) -> tuple[dict[str, Decimal], str, bool]:
         doubt = f"({rival.doubt})" if rival.doubt else ""
         parts = (f"{rival.preset}:", _rounded(result), claim.arithmetic.unit, doubt)
         texts.append(" ".join(filter(None, parts)))
-        is_known = is_known and not any(setting.doubt or setting in RATED for setting in combination)
+        is_known = is_known and not any(setting.doubt for setting in combination)
     comparison = recorded_comparison()
     where = f"{comparison.machine}: " if comparison and texts and claim.operands["ours"] == RATE else ""
     return results, where + "; ".join(texts), is_known

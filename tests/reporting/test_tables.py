@@ -258,6 +258,7 @@ def test_a_record_with_more_metrics_stands_beside_one_with_fewer(empty_workspace
 
 def test_committed_tables_equal_a_rebuild(empty_workspace):
     shutil.copytree(ROOT / "results" / "runs", empty_workspace / "results" / "runs", ignore=ignore_smoke)
+    shutil.copy(ROOT / "results" / "generators.json", empty_workspace / "results")
     shutil.copy(ROOT / "README.md", empty_workspace)
     update_readme()
     for path in (ROOT / "results" / "tables").iterdir():
