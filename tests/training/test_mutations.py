@@ -38,16 +38,16 @@ FAULTS = {
         ),
         "clipping by value": ("nn.utils.clip_grad_norm_", "nn.utils.clip_grad_value_"),
         "D's fakes not augmented": (
-            "fake_logits = self.discriminator(self._shown(fake))",
-            "fake_logits = self.discriminator(fake)",
+            "fake_logits = self._logits(self._shown(fake))",
+            "fake_logits = self._logits(fake)",
         ),
         "D's reals not augmented": (
-            "real_logits = self.discriminator(self._shown(real))",
-            "real_logits = self.discriminator(real)",
+            "real_logits = self._logits(self._shown(real))",
+            "real_logits = self._logits(real)",
         ),
         "G's images not augmented": (
-            "generator_loss(self.discriminator(self._shown(fake)))",
-            "generator_loss(self.discriminator(fake))",
+            "generator_loss(self._logits(self._shown(fake)))",
+            "generator_loss(self._logits(fake))",
         ),
         "R1's images not augmented": ("images = self._shown(real).detach()", "images = real.detach()"),
         "augmented without DiffAugment": (
@@ -58,8 +58,8 @@ FAULTS = {
         "bCR on reals dropped": ("((real, real_logits), (fake, fake_logits))", "((fake, fake_logits),)"),
         "bCR without its weight": ("total + weight * consistency_loss", "total + consistency_loss"),
         "bCR of the images themselves": (
-            "self.discriminator(self._augmented(images))",
-            "self.discriminator(images)",
+            "self._logits(self._augmented(images))",
+            "self._logits(images)",
         ),
         "bCR holds the logits fixed": ("consistency_loss(logits, ", "consistency_loss(logits.detach(), "),
         "D's lazy rate not scaled": ("config.discriminator_lr * lazy", "config.discriminator_lr"),
