@@ -284,8 +284,9 @@ def _adjust(family: Sequence[Comparison]) -> tuple[Comparison, ...]:
 def measure_spread(cells: Sequence[CellScores], metric: str) -> Spread | None:
     """Where the spread of a score comes from: retraining, resampling, or the choice of the snapshot.
 
-    A run's score is the mean of s sample seeds, so its variance between training seeds holds 1 / s of
-    resampling's, which is taken off. (One-way random effects; at 0 where that leaves less.)
+    A run's score is the mean of K snapshots, the last one's the mean of s sample seeds: its variance between
+    training seeds holds (K − 1 + 1 / s) / K² of resampling's, which is taken off. (One-way random effects;
+    at 0 where that leaves less.)
 
     Returns:
         None where no arm has two runs, or runs have one sample seed.
@@ -296,7 +297,7 @@ def measure_spread(cells: Sequence[CellScores], metric: str) -> Spread | None:
     for cell in cells:
         by_variant.setdefault(cell.variant, []).append(cell.mean(metric))
         if len(samples := cell.by_sample_seed(metric)) > 1:
-            resampling.append(np.var(samples, ddof=1).item() / len(samples))
+            resampling.append(np.var(samples, ddof=1).item())
         if len(taken := cell.by_snapshot(metric)) > 1:
             snapshots.append(np.var(taken, ddof=1).item())
     between = [(np.var(runs, ddof=1).item(), len(runs) - 1) for runs in by_variant.values() if len(runs) > 1]
@@ -304,13 +305,14 @@ def measure_spread(cells: Sequence[CellScores], metric: str) -> Spread | None:
         return None
     freedom = sum(degrees for _, degrees in between)
     total = sum(variance * degrees for variance, degrees in between) / freedom
-    of_mean = float(np.mean(resampling))  # variance that resampling adds to a run's score
-    count = len(cells[0].by_sample_seed(metric))
-    retraining = max(0.0, total - of_mean) ** 0.5
+    of_score = float(np.mean(resampling))  # variance that resampling adds to a single score
+    count = len(cells[0].by_snapshot(metric))
+    share = (count - 1 + 1 / len(cells[0].by_sample_seed(metric))) / count**2
+    retraining = max(0.0, total - share * of_score) ** 0.5
     mean = float(np.mean([cell.mean(metric) for cell in cells]))
     return Spread(
         retraining=retraining,
-        resampling=(of_mean * count) ** 0.5,
+        resampling=of_score**0.5,
         snapshots=float(np.mean(snapshots)) ** 0.5 if snapshots else math.nan,
         relative=retraining / mean if mean else math.nan,
     )

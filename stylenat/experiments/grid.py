@@ -102,14 +102,32 @@ class Scoring:
     Attributes:
         metric: of the primary contrast, "fd-lite0" or "kid-lite0"; the other one is secondary.
         images: generated images of a score, and real ones that are held out; fewer where fewer are held out.
-        sample_seeds: scores of one snapshot, each of other latents; the same ones in every arm.
-        snapshots: last snapshots of a run whose mean is the run's score.
+        sample_seeds: scores of the last snapshot, each of other latents; the same ones in every arm.
+        snapshots: last snapshots of a run whose mean is the run's score. Those before the last one are scored
+            once, each with latents of its own: other latents move a score far less than another snapshot.
     """
 
     metric: str = "fd-lite0"
     images: int = 5000
     sample_seeds: int = 4
     snapshots: int = 3
+
+    @property
+    def count(self) -> int:
+        """Scores of a run."""
+        return self.sample_seeds + self.snapshots - 1
+
+    def samples(self, snapshots: Sequence[int]) -> list[tuple[int, int]]:
+        """What is scored of a run: nimg and sample seed, the last snapshot's first.
+
+        Args:
+            snapshots: of the run, by nimg.
+        """
+        *earlier, last = snapshots[-self.snapshots :]
+        found = [(last, seed) for seed in range(self.sample_seeds)]
+        for seed, nimg in enumerate(reversed(earlier), start=self.sample_seeds):
+            found.append((nimg, seed))
+        return found
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Costs:
             return Estimate(None, "minutes")
         if job.cell:
             scoring = job.cell.scoring
-            images = scoring.images * scoring.sample_seeds * scoring.snapshots
+            images = scoring.images * scoring.count
         else:
             images = self.scored * math.ceil(config.nimg / config.snapshot)
         hours = images * self.work[config.preset] / self.images_per_second / 3600

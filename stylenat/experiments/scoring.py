@@ -52,21 +52,19 @@ class CellScores:
     seconds: float
 
     def mean(self, metric: str) -> float:
-        """The cell's score: the mean over snapshots and sample seeds."""
-        return float(np.mean([row[metric] for row in self.scores]))
+        """The cell's score: the mean over snapshots."""
+        return float(np.mean(self.by_snapshot(metric)))
 
     def by_sample_seed(self, metric: str) -> list[float]:
-        """The mean over snapshots, one a sample seed."""
-        return self._means(metric, "sample_seed")
+        """Those of the last snapshot, one a sample seed."""
+        last = max(row["nimg"] for row in self.scores)
+        return [row[metric] for row in self.scores if row["nimg"] == last]
 
     def by_snapshot(self, metric: str) -> list[float]:
         """The mean over sample seeds, one a snapshot."""
-        return self._means(metric, "nimg")
-
-    def _means(self, metric: str, group: str) -> list[float]:
         groups: dict[float, list[float]] = {}
         for row in self.scores:
-            groups.setdefault(row[group], []).append(row[metric])
+            groups.setdefault(row["nimg"], []).append(row[metric])
         return [float(np.mean(values)) for _, values in sorted(groups.items())]
 
 
@@ -131,13 +129,12 @@ def score_cell(
     """
     torch_device = pick_device(device)
     reference = reference_features(cell, network, torch_device)
-    snapshots = run.snapshots()[-cell.scoring.snapshots :]
+    todo = cell.scoring.samples(run.snapshots())
     path = run.path / SCORES
     rows = _read_rows(path)
     start = time.perf_counter()
-    todo = [(nimg, seed) for nimg in snapshots for seed in range(cell.scoring.sample_seeds)]
     for nimg, seed in progress(todo, unit="score", desc=f"score {cell.run_id}"):
-        is_last = (nimg, seed) == (snapshots[-1], 0)
+        is_last = (nimg, seed) == todo[0]
         done = any((row["nimg"], row["sample_seed"]) == (nimg, seed) for row in rows)
         if done and not (is_last and not _moments_path(cell).is_file()):
             continue

@@ -19,7 +19,7 @@ from stylenat.experiments.analysis import (
     paired_power,
     sign_flip_p,
 )
-from stylenat.experiments.grid import load_grid
+from stylenat.experiments.grid import Scoring, load_grid
 from stylenat.experiments.scoring import CellScores
 from stylenat.experiments.verdict import number, verdict
 
@@ -145,6 +145,29 @@ def test_spread_finds_what_was_put_in():
     assert spread.snapshots == pytest.approx(0) and spread.relative == pytest.approx(6 / 200, rel=0.1)
 
 
+def test_the_spread_of_retraining_is_without_what_resampling_adds():
+    rng = np.random.default_rng(0)
+    cells = []
+    for seed in range(2000):
+        rows = []
+        level = 300 + rng.normal(0, 6)
+        for nimg, sample_seed in Scoring(sample_seeds=4, snapshots=2).samples([1, 2]):
+            value = level + rng.normal(0, 20)
+            rows.append({"nimg": nimg, "sample_seed": sample_seed, "fd-lite0": value, "kid-lite0": 0.0})
+        cells.append(replace(make_cell("na", seed, [1.0]), scores=tuple(rows)))
+    spread = measure_spread(cells, "fd-lite0")
+    assert spread.retraining == pytest.approx(6, rel=0.15) and spread.resampling == pytest.approx(
+        20, rel=0.05
+    )
+
+
+def test_the_last_snapshot_is_scored_by_every_sample_seed_and_those_before_it_once():
+    assert Scoring(sample_seeds=2, snapshots=3).samples([1, 2, 3, 4]) == [(4, 0), (4, 1), (3, 2), (2, 3)]
+    assert Scoring(sample_seeds=2, snapshots=1).samples([3, 4]) == [(4, 0), (4, 1)]
+    for scoring in (Scoring(sample_seeds=2, snapshots=3), Scoring()):
+        assert len(scoring.samples(range(9))) == scoring.count
+
+
 def test_spread_of_too_few_runs_is_unknown():
     assert measure_spread([], "fd-lite0") is None
     assert measure_spread([make_cell("na", 0, [1.0, 2.0])], "fd-lite0") is None
@@ -157,7 +180,7 @@ def test_a_runs_score_is_the_mean_over_snapshots_and_sample_seeds():
         scores=tuple({"nimg": n, "sample_seed": s, "fd-lite0": 10 * n + s} for n in (1, 2) for s in (0, 1)),
     )
     assert cell.mean("fd-lite0") == 15.5
-    assert cell.by_sample_seed("fd-lite0") == [15, 16] and cell.by_snapshot("fd-lite0") == [10.5, 20.5]
+    assert cell.by_sample_seed("fd-lite0") == [20, 21] and cell.by_snapshot("fd-lite0") == [10.5, 20.5]
 
 
 def test_the_analysis_of_a_grid():

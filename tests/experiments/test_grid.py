@@ -175,7 +175,7 @@ def test_a_cell_changes_one_thing(given, name, text):
 
 def test_a_preset_is_a_grid_of_its_own_settings():
     cell = load_grid("noto-faces-32").cell("na")
-    assert cell.config.data == "noto-faces" and cell.config.level_heads == (4, 4, 4, 4)
+    assert cell.config.data == "noto-faces-by-design" and cell.config.level_heads == (4, 4, 4, 4)
     long = load_grid("noto-32-long").cell(dilation=8, overrides={"seed": 1})
     assert long.config.nimg == 160_000 and long.seed == 1 and long.config.level_heads == (4, 4, 2, 2)
 
