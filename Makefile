@@ -1,7 +1,8 @@
 # make reproduce   train noto-32, score it, rebuild tables and figures
 # make test        lint, types, tests, notebooks
 # make coverage    what the tests reach, line by line in htmlcov/
-# make bench       every step next to its matmul time; BASE=COMMIT measures that one too, CASES="step-64" these alone
+# make bench       every step next to its matmul time, and others' code; BASE=COMMIT measures that one too,
+#                  CASES="step-64 peers-256" these alone
 # make pages       docs/ and the performance figure from the numbers that are kept in results/
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(if $(call recent,$(found)),,$(refuse))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,fused,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline-eval,fid,fused,pipeline,test]'
 	command -v nvcc >/dev/null || $(MAKE) natten || echo "NATTEN did not build: its attention backend is left out"
 	touch $@
 
@@ -35,9 +36,7 @@ natten:
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation natten
 
 reproduce: install
-	$(BIN)/python -m stylenat train noto-32
-	$(BIN)/python -m stylenat evaluate noto-32
-	$(MAKE) results
+	$(BIN)/snakemake --cores all reproduce
 
 # The results tables and figures alone, from the records in results/runs.
 results: install
@@ -68,6 +67,7 @@ pages: install
 	$(BIN)/python scripts/bench_page.py
 	$(BIN)/python scripts/score_page.py
 	$(BIN)/python scripts/data_page.py
+	$(BIN)/python scripts/loader_page.py
 
 # Execute every notebook in place, as committed.
 notebooks: install

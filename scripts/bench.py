@@ -1,4 +1,6 @@
-"""Measure every case next to its matmul time; `--page` keeps the numbers and writes docs/performance.md.
+"""Measure every case next to its matmul time, and others' code; `--page` writes docs/performance.md.
+
+`--page` keeps the numbers, too, by machine and number of threads: those of other machines stay beside them.
 
 `--base COMMIT` also measures another commit's package, case by case in turn: a change of speed shows in
 ratios of one run only. Every case runs in a process of its own, so that its peak memory is its own.
@@ -35,6 +37,10 @@ def run_task(task: str, options: dict[str, Any]) -> Any:
     use_this_benchmark()
     from stylenat.benchmark import cases
 
+    if task == "compare":  # in today's package alone
+        from stylenat.benchmark import peers
+
+        return [dataclasses.asdict(found) for found in peers.run_comparison(**options)]
     if task == "low_precision":  # of today's package alone
         from stylenat.benchmark.low_precision import low_precision
 
@@ -82,6 +88,15 @@ def report(label: str, found: dict[str, Any]) -> None:
     print(f"{label:<32} {spread} × matmul {matmul} {found['peak_bytes'] / 1e9:6.2f} GB", flush=True)
 
 
+def report_comparison(name: str, found: list[dict[str, Any]]) -> None:
+    """Print a comparison."""
+    for each in found:
+        print(f"{name}: {each['title']}, {each['direction']}")
+        for way in each["ways"]:
+            spread = f"{way['ratio']:7.2f} ({way['ratio_low']:.2f} – {way['ratio_high']:.2f})"
+            print(f"    {way['name']:<28} {1e3 * way['seconds']:9.2f} ms {spread} ×", flush=True)
+
+
 def measure_all(names: list[str], base: Path | None, rounds: int, keep: bool) -> None:
     """Run all jobs of some cases and print them.
 
@@ -98,17 +113,22 @@ def measure_all(names: list[str], base: Path | None, rounds: int, keep: bool) ->
         numbers = results.read()
         numbers.base = full_commit(base)
         results.write(numbers)
-    todo = list(cases.jobs(names or list(cases.CASES), base is not None, everything=keep and not names))
+    everything = [*cases.CASES, *cases.COMPARISONS]
+    todo = list(cases.jobs(names or everything, base is not None, everything=keep and not names))
     for job in progress(todo, unit="case"):
         options = dict(job.options)
         if job.task == "measure":
             options |= {"name": job.case, "rounds": rounds}
+        if job.task == "compare":
+            options |= {"name": job.case}
         if "change" in options:
             options["base"] = str(base or "")
         tree = base if base and job.state == cases.BEFORE else ROOT
         found = run_apart(tree, job.task, options)
         if job.task == "measure":
             report(f"{job.case} {job.state}", found)
+        if job.task == "compare":
+            report_comparison(job.case, found)
         if keep:
             numbers = results.read()
             numbers.add(job.task, job.state, job.case, found, results.Stamp.here())
@@ -131,10 +151,11 @@ def main() -> None:
     if arguments.task:
         print(json.dumps(run_task(*json.loads(arguments.task))))
         return
-    from stylenat.benchmark.cases import CASES
+    from stylenat.benchmark.cases import CASES, COMPARISONS
 
-    if unknown := sorted(set(arguments.cases) - set(CASES)):
-        parser.error(f"case {unknown[0]!r} is unknown: take of {', '.join(CASES)}")
+    known = [*CASES, *COMPARISONS]
+    if unknown := sorted(set(arguments.cases) - set(known)):
+        parser.error(f"case {unknown[0]!r} is unknown: take of {', '.join(known)}")
     if arguments.page and arguments.rounds:
         parser.error("--page keeps numbers of each case's own rounds: leave out --rounds")
     if arguments.rounds < 0:

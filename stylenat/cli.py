@@ -5,9 +5,11 @@ load, and `--help` should answer at once.
 """
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import math
+import os
 import re
 import signal
 import sys
@@ -20,7 +22,7 @@ import click
 
 from stylenat.config import parse_overrides
 from stylenat.errors import Stopped, UserError, check_number, one_line
-from stylenat.paths import check_writable, expand, find_path, to_json, write_atomically
+from stylenat.paths import check_writable, expand, find_path, to_json, workspace, write_atomically
 from stylenat.presets import PRESETS, get_config, run_id
 from stylenat.progress import progress
 
@@ -35,9 +37,10 @@ METRIC_NAMES = (
 )  # fmt: skip
 OFFLINE_NAMES = ("fd-lite0", "kid-lite0")
 PROTOCOL_NAMES = ("paper", "ours")
-DTYPE_NAMES = ("float32", "bfloat16", "auto")
+DTYPE_NAMES = ("float32", "bfloat16", "float16", "auto")
 LARGEST_SCORE_SEED = 2**63 // 10**6 - 1  # a score's images begin at seed N · 10⁶
 MOST_SEEDS = 10**6  # of one call of `sample`
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it, see `distributed`
 
 
 class _Command(click.Command):
@@ -94,7 +97,7 @@ _dtype_option = click.option(
     type=click.Choice(DTYPE_NAMES),
     default="float32",
     show_default=True,
-    help="Of large products; auto: bfloat16 where there are instructions for it.",
+    help="Of large products; float16 on a GPU; auto: bfloat16 where there are instructions for it.",
 )
 _partitions_option = click.option(
     "--partitions",
@@ -104,8 +107,11 @@ _partitions_option = click.option(
 
 @click.group(cls=_Group, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stylenat", message="%(prog)s %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Train, score and tabulate StyleNAT."""
+    if context.invoked_subcommand != "train" and LAUNCHED in os.environ and os.environ["WORLD_SIZE"] != "1":
+        raise UserError(f"{context.invoked_subcommand} is for one process: run it without torchrun")
 
 
 @commands.command("train")
@@ -130,6 +136,13 @@ def commands() -> None:
     help="The setting dtype; auto: bfloat16 where there are instructions for it.",
     show_default="bfloat16 on a GPU, float32 on a CPU",
 )
+@click.option(
+    "--from",
+    "start",
+    type=int,
+    metavar="NIMG",
+    help="Go on from an older snapshot and remove those after it.",
+)
 @_runs_option
 @_device_option
 def train_command(
@@ -137,19 +150,25 @@ def train_command(
     settings: tuple[str, ...],
     score_every: int,
     dtype: str | None,
+    start: int | None,
     out: str | None,
     device: str | None,
 ) -> None:
     """Train a preset; the same command again resumes it."""
-    from stylenat.training.loop import train
+    from stylenat.training.loop import go_back, train
 
     _check_range("score-every", score_every, 0)
+    _check_range("from", start, 1)
     given = () if dtype is None else (f"dtype={dtype}",)
     overrides = parse_overrides((*settings, *given))
     config = get_config(preset, **overrides | _picked_dtype(overrides, device))
-    print(f"{run_id(config)}: {config.cost}")
+    if _is_first():
+        print(f"{run_id(config)}: {config.cost}")
+        if start is not None:
+            go_back(config, start, out, device)
     run = train(config, out, device, score_every=score_every)
-    print(f"trained to nimg={run.last_snapshot()}: {run.path}")
+    if _is_first():
+        print(f"trained to nimg={run.last_snapshot()}: {run.path}")
 
 
 @commands.command("evaluate")
@@ -171,6 +190,7 @@ def train_command(
 @click.option("--weights", metavar="PATH", help="The metric's network, or the folder that holds it.")
 @click.option("--sha256", help="Hash of weights that are not the standard ones.")
 @click.option("--download", is_flag=True, help="Download missing weights.")
+@click.option("--replace", is_flag=True, help="Replace the record of another training of this run.")
 @_runs_option
 @_device_option
 def evaluate_command(
@@ -185,6 +205,7 @@ def evaluate_command(
     weights: str | None,
     sha256: str | None,
     download: bool,
+    replace: bool,
     out: str | None,
     device: str | None,
 ) -> None:
@@ -222,7 +243,7 @@ def evaluate_command(
         print(score)
     else:
         run = _open_run_to_record(source, out, seed, psi, dtype)
-        record = score_run(run, device, metrics=metrics, count=count, networks=networks)
+        record = score_run(run, device, metrics=metrics, count=count, networks=networks, replace=replace)
         score = record.score
         print(score, record.memorization, sep="\n")
     if json_path and score:
@@ -354,12 +375,7 @@ def throughput_command(
     from stylenat.benchmark.throughput import describe, get_protocol, measure, table, to_csv
     from stylenat.models.build import build_generator
 
-    changes: dict[str, Any] = {"dtype": dtype}
-    if batches:
-        changes["batches"] = _parse_batches(batches)
-    if rounds is not None:
-        changes["rounds"] = rounds
-    protocol = get_protocol(protocol_name, **changes)
+    protocol = get_protocol(protocol_name, **_protocol_changes(batches, rounds, dtype))
     if csv_path:
         check_writable(expand(csv_path))
     rows = measure(build_generator(preset), protocol, preset, device)
@@ -368,20 +384,61 @@ def throughput_command(
         write_atomically(expand(csv_path), to_csv(rows))
 
 
+@commands.command("compare")
+@click.argument("presets", nargs=-1)
+@click.option("--batches", metavar="N,N", help="Batch sizes.", show_default="1,2")
+@click.option("--rounds", type=int, help="Calls of each generator at each batch size.", show_default="5")
+@_dtype_option
+@click.option("--record", is_flag=True, help="Keep it in results/generators.json, for tables and figures.")
+@_device_option
+def compare_command(
+    presets: tuple[str, ...],
+    batches: str | None,
+    rounds: int | None,
+    dtype: str,
+    record: bool,
+    device: str | None,
+) -> None:
+    """Time generators side by side, each once a round; without presets, those of the paper."""
+    from stylenat.benchmark.compare import INTERLEAVED, compare
+    from stylenat.reporting.generators import comparison_text
+    from stylenat.reporting.paper import PublishedNumbers, published_numbers
+    from stylenat.reporting.rates import read_comparisons, record_comparison
+
+    protocol = dataclasses.replace(INTERLEAVED, **_protocol_changes(batches, rounds, dtype))
+    is_clone = workspace("results", "paper.csv").is_file()
+    numbers = published_numbers() if is_clone else PublishedNumbers()
+    if record:
+        if presets:
+            raise UserError(f"--record keeps the paper's generators: leave out {' '.join(presets)}")
+        read_comparisons()  # what is damaged shows before hours of timing
+        check_writable(workspace("results", "generators.json"))
+    found = compare(presets, protocol, device)
+    print(comparison_text([found], numbers))
+    if record:
+        record_comparison(found)
+
+
 @commands.command("ablation")
-@click.argument("grid", help="Such as avatars-32; the plan is docs/ablation.md.")
+@click.argument("grid", help="Such as avatars-32, of docs/ablation.md, or generators-32.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs at once, of one thread each.")
+@click.option("--run", metavar="RUN", help="A single run of it, by its run id.")
 @click.option("--costs", is_flag=True, help="Measure what each variant costs instead.")
 @_device_option
-def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> None:
+def ablation_command(grid: str, jobs: int, run: str | None, costs: bool, device: str | None) -> None:
     """Run what is missing of a grid of the ablation; the same command again goes on."""
     from stylenat.benchmark.costs import measure_costs
     from stylenat.experiments.grid import load_grid
     from stylenat.experiments.report import COSTS
-    from stylenat.experiments.runs import run_grid
+    from stylenat.experiments.runs import run_grid, run_one
     from stylenat.experiments.scoring import grid_folder
 
     plan = load_grid(grid)
+    if run and costs:
+        raise UserError("run and costs: give one of them; costs are measured of a grid's arms")
+    if run:
+        print(run_one(plan.find(run), device))
+        return
     if not costs:
         run_grid(plan, jobs, device)
         return
@@ -389,6 +446,27 @@ def ablation_command(grid: str, jobs: int, costs: bool, device: str | None) -> N
     table = measure_costs(first, device)
     print(table.to_string(index=False))
     write_atomically(grid_folder(grid) / COSTS, table.to_csv(index=False, lineterminator="\n"))
+
+
+@commands.command("doctor")
+@click.option("--json", "json_path", metavar="FILE", help="Write all of it here, for a bug report.")
+@_device_option
+def doctor_command(json_path: str | None, device: str | None) -> None:
+    """Say what this machine has, and check what it computes.
+
+    Exits with 1 where something is wrong. What is missing or left out is not: it is optional, or can't be
+    checked here.
+    """
+    from stylenat.doctor.examine import examine
+
+    if json_path:
+        check_writable(expand(json_path))
+    report = examine(device, lambda verdict: print(verdict, flush=True))
+    print(report.summary())
+    if json_path:
+        write_atomically(expand(json_path), report.to_json())
+    if report.wrong:
+        raise click.exceptions.Exit(1)
 
 
 @commands.command("presets")
@@ -401,7 +479,7 @@ def presets_command() -> None:
 @commands.command("tables")
 def tables_command() -> None:
     """Rebuild results/tables and README's tables from the records."""
-    from stylenat.experiments.report import page_blocks, update_pages
+    from stylenat.experiments.pages import page_blocks, update_pages
     from stylenat.reporting.records import load_records
     from stylenat.reporting.tables import update_readme
 
@@ -414,11 +492,11 @@ def tables_command() -> None:
 @commands.command("figures")
 def figures_command() -> None:
     """Rebuild figures/ from results/."""
-    from stylenat.experiments.report import draw_ablation_figures
+    from stylenat.experiments.pages import draw_experiment_figures
     from stylenat.figures.build import draw_figures
     from stylenat.figures.style import save_all
 
-    for path in save_all({**draw_figures(), **draw_ablation_figures()}):
+    for path in save_all({**draw_figures(), **draw_experiment_figures()}):
         print(path.relative_to(path.parents[1]))
 
 
@@ -429,8 +507,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; default: those of this process.
 
     Returns:
-        The exit code: 0; 2 after a mistake or an error of the system, which is one line on stderr; 130 after
-        Ctrl-C and 143 after SIGTERM, with one line that says how to go on.
+        The exit code: 0; 1 where `doctor` finds something wrong; 2 after a mistake or an error of the system,
+        which is one line on stderr; 130 after Ctrl-C and 143 after SIGTERM, with one line that says how to go
+        on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -451,12 +530,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except OSError as error:  # a full disk, missing rights
         return _refuse(f"{_describe_os_error(error)}; fix that and run the same command again")
-    except Stopped as stop:
-        print(f"stylenat: {stop}", file=sys.stderr)
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        print(f"stylenat: interrupted; {_GO_ON}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        known = stop if isinstance(stop, Stopped) else Stopped(f"interrupted; {_GO_ON}")
+        return _end(str(known), 128 + known.number)
+    except Exception:
+        if _speaks():
+            raise
+        return 1
     return 0
 
 
@@ -485,12 +565,34 @@ def _terminable() -> Iterator[None]:
 
 def _refuse(message: str) -> int:
     """Print a mistake as one line and return its exit code, 2."""
-    print(f"stylenat: {one_line(message)}", file=sys.stderr)
-    return 2
+    return _end(one_line(message), 2)
+
+
+def _end(message: str, code: int) -> int:
+    """Print why a command ends, of several processes one alone, and return its exit code."""
+    if _speaks():
+        print(f"stylenat: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _speaks() -> bool:
+    """Whether it is for this process to say why a command ends."""
+    if LAUNCHED not in os.environ:
+        return True
+    from stylenat.distributed import speaks_first
+
+    return speaks_first()
+
+
+def _is_first() -> bool:
+    """Whether this process prints what all of them would: of those that torchrun started the first."""
+    return LAUNCHED not in os.environ or os.environ["RANK"] == "0"
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, without the place in the code; stands in for `warnings.showwarning`."""
+    if not _is_first():
+        return
     print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
@@ -585,6 +687,16 @@ def _check_range(name: str, value: int | None, least: int, most: int = 2**63 - 1
     """
     if value is not None and not least <= value <= most:
         raise UserError(f"{name} {value} is out of range: give a whole number from {least} to {most}")
+
+
+def _protocol_changes(batches: str | None, rounds: int | None, dtype: str | None) -> dict[str, Any]:
+    """What options change of a protocol of throughput; those not given, nothing.
+
+    Raises:
+        UserError: as of `_parse_batches`.
+    """
+    given = {"batches": _parse_batches(batches) if batches else None, "rounds": rounds, "dtype": dtype}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _parse_batches(text: str) -> tuple[int, ...]:

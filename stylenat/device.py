@@ -14,8 +14,9 @@ from stylenat.errors import UserError, unknown
 
 # Parameters of glibc's mallopt.
 _TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
 _MMAP_MAX = -4
-DTYPES = ("float32", "bfloat16", "auto")  # see `pick_precision`
+DTYPES = ("float32", "bfloat16", "float16", "auto")  # of large products
 # CPU instructions for products in bfloat16, the fastest first, and the function of `torch.cpu` that knows.
 _INSTRUCTIONS = {"AMX-BF16": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
 
@@ -28,10 +29,23 @@ def keep_freed_memory() -> None:
     at once, and the system then maps and clears every page of the next one again, which costs as much as
     the arithmetic of a normalization or an activation.
     """
+    _set_allocator({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+
+
+def return_freed_memory() -> None:
+    """Let freed blocks of 1 MB and more go back to the system, and undo `keep_freed_memory` (glibc only).
+
+    A process that decodes images takes and frees one batch after another. In glibc's heap small blocks come
+    to lie between them, and it grows by a batch again and again.
+    """
+    _set_allocator({_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**20, _TRIM_THRESHOLD: 2**20})
+
+
+def _set_allocator(parameters: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # musl has none
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, -1)
+        for parameter, value in parameters.items():
+            mallopt(parameter, value)
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
@@ -59,8 +73,8 @@ class Precision(NamedTuple):
     """The type of large products, and why it is that one.
 
     Attributes:
-        dtype: float32 or bfloat16.
-        reason: what computes in bfloat16 here, or what is missing; "" where float32 was asked for.
+        dtype: float32, bfloat16 or float16.
+        reason: what computes in a lower one here, or what is missing; "" where float32 was asked for.
     """
 
     dtype: torch.dtype
@@ -83,12 +97,16 @@ def pick_precision(name: str, device: torch.device | str = "cpu") -> Precision:
         device: where the products are computed.
 
     Raises:
-        UserError: an unknown name, or a GPU that does not compute in bfloat16.
+        UserError: an unknown name, float16 on a CPU, or a GPU that does not compute in bfloat16.
     """
     if name not in DTYPES:
         raise unknown("dtype", name, DTYPES)
     if name == "float32":
         return Precision(torch.float32)
+    if name == "float16":  # as StyleGAN-XL's own code has it
+        if torch.device(device).type != "cuda":
+            raise UserError("dtype 'float16' is for a GPU: on a CPU take float32 or bfloat16")
+        return Precision(torch.float16, "tensor cores")
     found = bfloat16_instructions(device)
     if name == "auto" and not found:
         return Precision(torch.float32, "no instructions for bfloat16 here")

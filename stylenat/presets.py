@@ -13,6 +13,7 @@ from stylenat.attention.partitions import (
     pyramid_levels,
     resolutions,
     styleswin_levels,
+    window_levels,
 )
 from stylenat.config import Config, convert_value
 from stylenat.errors import UserError, unknown
@@ -167,10 +168,11 @@ def _small(
     *,
     data: str = "noto-faces",
     min_heads: int = 2,
+    rule: Callable[[Sequence[int]], Levels] | None = None,
 ) -> Config:
-    """A small StyleNAT: kernel 3, one half of the heads local, the other at dilation R/4."""
-    sides = resolutions(len(widths))
-    dilations = [(1, side // 4) for side in sides[1:]]
+    """A small StyleNAT: kernel 3, half the heads local, the others at dilation R/4; or another rule's."""
+    heads = head_counts(widths, 16, min_heads)
+    dilations = [(1, side // 4) for side in resolutions(len(widths))[1:]]
     return _small_run(
         preset,
         discriminator_widths,
@@ -179,7 +181,7 @@ def _small(
         cost,
         data=data,
         widths=widths,
-        partitions=pyramid_levels(head_counts(widths, 16, min_heads), dilations, kernel_size=3),
+        partitions=rule(heads) if rule else pyramid_levels(heads, dilations, kernel_size=3),
         head_dim=16,
         min_heads=min_heads,
         latent_dim=128,
@@ -198,6 +200,11 @@ def _church_levels(heads: Sequence[int]) -> Levels:
     return pyramid_levels(heads, dilations, kernel_size=7)
 
 
+def _small_windows(heads: Sequence[int]) -> Levels:
+    """StyleSwin's windows, half of them shifted, of half its published side: the images are small."""
+    return window_levels(heads, 4)
+
+
 # fmt: off
 PRESETS = {config.preset: config for config in (
     _small("smoke",        (32, 32, 16, 16),     (32, 32, 16),      320,     160,    "10 s, 2 cores"),
@@ -209,7 +216,9 @@ PRESETS = {config.preset: config for config in (
            data="avatars", min_heads=4),
     _small("avatars-64",   (64, 64, 32, 16, 16), (128, 96, 48, 32), 240_000, 30_000, "3 h, 2 cores, 2 GB",
            data="avatars", min_heads=4),
-    # HiT and StyleGAN-XL as small, trained as noto-32 is.
+    # The compared generators as small, trained as noto-32 is; StyleSwin's windows are of 4 × 4.
+    _small("styleswin-32", (64, 64, 32, 16),     (128, 96, 48),     57_600,  7_200,  "20 min, 2 cores, 1 GB",
+           rule=_small_windows),
     _small_run("hit-32", (128, 96, 48), 57_600, 7_200, "20 min, 2 cores, 1 GB", generator="hit",
                widths=(48, 48, 32), stages=((2, 4, 4), (2, 4, 4), (1, 4, 0)), latent_dim=64),
     _small_run("stylegan-xl-32", (128, 96, 48), 57_600, 7_200, "1 h, 2 cores, 1 GB", generator="stylegan-xl",

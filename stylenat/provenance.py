@@ -55,13 +55,13 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
     Returns:
         `commit` (str) and `dirty` (bool, whether a tracked source differs from the commit; what runs write,
-        results/, figures/ and README.md's tables, does not count), both None where there is no git;
+        results/, figures/ and the tables in docs/ and README.md, does not count), both None where there is no
+        git;
         `versions` (of Python and packages, by name), `device` (the hardware's name), `threads` (of torch on
         the CPU) and `platform`.
     """
-    changes = _git(
-        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!figures", ":!README.md"
-    )
+    written = [f":!{place}" for place in ("results", "figures", "docs", "README.md")]
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

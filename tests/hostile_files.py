@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from helpers import ROOT, make_record
+from helpers import ROOT, empty_blocks, make_record
 from PIL import Image
 
 from stylenat.attention.partitions import format_partitions
@@ -366,8 +366,7 @@ def changed_info(text):
 
 def write_results(readme=None):
     """A README to fill in, and the published numbers."""
-    blocks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("results", "claims", "ablation")]
-    write("README.md", "\n".join(blocks) if readme is None else readme)
+    write("README.md", empty_blocks() if readme is None else readme)
     write("results/paper.csv", (ROOT / "results" / "paper.csv").read_bytes())
 
 

@@ -66,7 +66,7 @@ def serve():
     from stylenat.evaluation.metrics import Score, ScoreValue
     from stylenat.training import loop
 
-    def score(ema, dataset):
+    def score(ema, dataset, **options):
         value = sum(tensor.double().sum().item() for tensor in ema.state_dict().values())
         return Score({BEST: ScoreValue(value, 0.0, 0.0, 0.0)}, {})
 

@@ -417,6 +417,11 @@ WORDS = [
     BadInput("rounds-huge", f"throughput smoke --rounds {10**400}", ("rounds=1000", "at most 65,536")),
     BadInput("dtype", "throughput smoke --dtype float8", ("'float8'", "'float32', 'bfloat16', 'auto'")),
     BadInput("csv-empty", ["throughput", "smoke", "--csv", ""], ("--csv", "empty")),
+    BadInput("compare-unknown", "compare smoke smkoe", ("'smkoe'", "did you mean 'smoke'")),
+    BadInput("compare-twice", "compare smoke smoke", ("'smoke'", "name it once")),
+    BadInput("compare-record", "compare smoke --record", ("--record", "leave out smoke")),
+    BadInput("compare-half", "compare smoke --dtype float16 --device cpu", ("'float16'", "take float32")),
+    BadInput("compare-rounds", f"compare smoke --rounds {10**400}", ("rounds=1000", "at most 65,536")),
 ]
 
 # Datasets
@@ -1095,6 +1100,24 @@ RECORDS = [
         "tables",
         ("paper.csv", "'good'", "give plain numbers"),
         lambda: (write_results(), edit("results/paper.csv", b"2.046", b"good")),
+    ),
+    BadInput(
+        "generators-empty",
+        "tables",
+        ("results/generators.json", "restore"),
+        lambda: (write_results(), write("results/generators.json", "")),
+    ),
+    BadInput(
+        "generators-other",
+        "tables",
+        ("results/generators.json", "'rates'", "restore"),
+        lambda: (write_results(), write("results/generators.json", '{"comparisons": [{"device": "x"}]}')),
+    ),
+    BadInput(
+        "generators-list",
+        "figures",
+        ("results/generators.json", "restore"),
+        lambda: (write_results(), write("results/generators.json", "[1, 2]")),
     ),
     BadInput(
         "readme-without-markers",

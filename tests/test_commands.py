@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers import ROOT
+from helpers import README_BLOCKS, ROOT, empty_blocks
 from PIL import Image
 
 from stylenat.benchmark.throughput import PROTOCOLS
@@ -41,8 +41,7 @@ KEYS = {
     "precision",
 }  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-CLAIMS = "<!-- claims:begin -->\n<!-- claims:end -->"
-ABLATION = "<!-- ablation:begin -->\n<!-- ablation:end -->"
+OTHERS = [name for name in README_BLOCKS if name != "results"]
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -331,6 +330,7 @@ def test_every_command_and_option_is_there():
         "data": "",
         "check": "path resolution",
         "throughput": "preset protocol batches rounds dtype csv device",
+        "compare": "presets batches rounds dtype record device",
         "ablation": "grid jobs costs device",
         "presets": "",
         "tables": "",
@@ -341,8 +341,8 @@ def test_every_command_and_option_is_there():
 def test_help_lists_the_commands_in_their_order(capsys):
     listed = re.findall(r"^  (\w+)  ", output_of(capsys, "--help").split("Commands:")[1], re.MULTILINE)
     assert listed == [
-        "train", "evaluate", "sample", "convert", "data", "throughput", "ablation", "presets", "tables",
-        "figures",
+        "train", "evaluate", "sample", "convert", "data", "throughput", "compare", "ablation", "presets",
+        "tables", "figures",
     ]  # fmt: skip
 
 
@@ -415,7 +415,7 @@ def room(tmp_path, monkeypatch):
     room = tmp_path / "room"
     (room / "results").mkdir(parents=True)
     shutil.copy(ROOT / "results" / "paper.csv", room / "results")
-    (room / "README.md").write_text(f"# Results\n\n{CLAIMS}\n\n{ABLATION}\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    (room / "README.md").write_text(f"# Results\n\n{empty_blocks(OTHERS)}\n{BEGIN}\n{END}\n\nThe end.\n")
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(room))
     return room
 
@@ -560,8 +560,16 @@ def test_evaluate_a_damaged_run(capsys, run, room, tmp_path, file, harm, message
         ("config.json", junk, "holds a run of another configuration"),
         ("log.jsonl", junk, "log.jsonl is damaged"),
         ("state/000000016/ema.safetensors", junk, "ema.safetensors can't be read"),
-        ("state/000000016/ema.safetensors", Path.unlink, "000000016 holds other tensors: delete it"),
-        ("state/000000016/ema.safetensors", another_network, "000000016 holds other tensors: delete it"),
+        (
+            "state/000000016/ema.safetensors",
+            Path.unlink,
+            "000000016 holds other tensors: restore it, or go on",
+        ),
+        (
+            "state/000000016/ema.safetensors",
+            another_network,
+            "000000016 holds other tensors: restore it, or go on",
+        ),
         ("state/000000016/adam_generator.safetensors", Path.unlink, "000000016 holds other tensors"),
         ("state/000000016/info.json", junk, "info.json is damaged"),
     ],

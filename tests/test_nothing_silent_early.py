@@ -8,7 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, Painter, make_record, refusal, small_network
+from helpers import ROOT, Painter, empty_blocks, make_record, refusal, small_network
 from test_commands import refused, write_images
 
 from stylenat.benchmark import throughput
@@ -162,7 +162,7 @@ def test_intervals_need_not_fit_each_other(tmp_path, few, monkeypatch):
     monkeypatch.setattr(loop, "check_evaluation", lambda dataset: None)
     scored = []
     score = Score({BEST: ScoreValue(0.0, 0.0, 0.0, 0.0)}, {})
-    monkeypatch.setattr(loop, "evaluate", lambda ema, dataset: scored.append(1) or score)
+    monkeypatch.setattr(loop, "evaluate", lambda ema, dataset, **options: scored.append(1) or score)
     config = get_config("smoke", **TINY | {"batch_size": 8, "snapshot": 12, "nimg": 36, "data": str(few)})
     run = train(config, tmp_path, "cpu", score_every=20)
     assert run.snapshots() == [16, 24, 40] and [line["nimg"] for line in run.scores()] == [24, 40]
@@ -323,9 +323,7 @@ def harmed_record(workspace):
     write_record(make_record("b"))
     path = workspace / "results" / "runs" / "b" / "result.json"
     path.write_text(path.read_text()[:-5])
-    blocks = ("results", "claims", "ablation")
-    marks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks]
-    (workspace / "README.md").write_text("".join(marks))
+    (workspace / "README.md").write_text(empty_blocks())
 
 
 @pytest.mark.parametrize("name", ["tables", "figures"])

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ROOT, make_record, make_score, refusal
+from helpers import ROOT, empty_blocks, make_record, make_score, refusal
 from lives import Lives, until
 from test_commands import refused
 
@@ -325,9 +325,7 @@ def test_a_folder_that_is_written_to_is_swept(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tables", "figures"])
 def test_tables_and_figures_at_once_leave_whole_files(lives, empty_workspace, name):
-    blocks = ("results", "claims", "ablation")
-    marks = [f"<!-- {block}:begin -->\n<!-- {block}:end -->\n" for block in blocks]
-    (empty_workspace / "README.md").write_text("".join(marks))
+    (empty_workspace / "README.md").write_text(empty_blocks())
     write_record(make_record())
     assert main([name]) == 0
     expected = files(empty_workspace)

@@ -124,6 +124,7 @@ RUN_IDS = [  # with seed 3, so that they hold a hash
     "noto-64-da43f8",
     "avatars-32-5127b4",
     "avatars-64-5b311f",
+    "styleswin-32-a5ee55",
     "hit-32-c340e1",
     "stylegan-xl-32-535537",
     "ffhq-256-be160d",
@@ -180,6 +181,10 @@ def test_the_small_generators_are_trained_alike():
         fields = get_config(preset).to_dict()
         assert {name for name in fields | plain if fields.get(name) != plain.get(name)} <= own
         assert "partitions" not in fields and "head_dim" not in fields
+    windows = dataclasses.replace(
+        get_config("noto-32"), preset="styleswin-32", partitions="4xswin4/2xswin4/2xswin4"
+    )
+    assert get_config("styleswin-32") == windows
 
 
 def test_stages_may_be_lists_and_are_stored():

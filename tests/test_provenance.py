@@ -27,7 +27,7 @@ def test_provenance_holds_the_versions_and_nothing_of_the_host():
 
 
 def test_dirty_means_a_changed_source_not_a_result(tmp_path, monkeypatch):
-    names = ["stylenat/provenance.py", "results/a.json", "figures/b.png", "README.md"]
+    names = ["stylenat/provenance.py", "results/a.json", "figures/b.png", "docs/c.md", "README.md"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("one")

@@ -26,7 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODEL = str(ROOT / "results" / "runs" / "noto-32-long" / "model")
 PUBLISHED = "FFHQ256_940k_flip.pt"  # not in the repository: the bundled model stands in for it
-LONG = {"train", "evaluate", "throughput", "ablation"}  # or in need of weights: parsed, then refused
+LONG = {
+    "train",
+    "doctor",
+    "evaluate",
+    "throughput",
+    "compare",
+    "ablation",
+}  # or in need of weights: parsed, then refused
 NO_DEVICE = "nowhere"
 
 

@@ -36,8 +36,8 @@ def neighborhood_attention(
         bias: for each partition a relative position table `(heads_p, 2k-1, 2k-1)` or None; None for no bias.
         scale: factor on q; `head_dim ** -0.5` unless given.
         backend: "tiled" (any device), "fused" (CPUs, needs Numba), "reference" (slow), "flex"
-            (FlexAttention; trains on GPUs only), "natten" (without bias), or "auto": "fused" where it agrees
-            with "tiled", else the fastest one here that does.
+            (FlexAttention; trains on GPUs only), "triton" (GPUs; never run on one so far), "natten" (without
+            bias), or "auto": "fused" where it agrees with "tiled", else the fastest one here that does.
 
     Returns:
         `(B, H, W, heads, head_dim)`.

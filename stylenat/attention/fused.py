@@ -2,7 +2,8 @@
 
 The loops are in `kernels.py`, compiled by Numba for the CPU at hand at the first call: that takes seconds,
 and the result is kept on disk, beside the package or, where that may not be written, in the user's cache
-folder (`NUMBA_CACHE_DIR` names another). Sums are in float32, whatever the inputs.
+folder (`NUMBA_CACHE_DIR` names another). What they call for a kernel size, a number of channels and a type is
+in `steps.py` and compiled in each process. Sums are in float32, whatever the inputs.
 
 Work is cut into *items* by shapes alone, never by the number of threads, and what several of them add to is
 added in a fixed order: gradients, too, come out the same, bit for bit, every time.
@@ -73,17 +74,19 @@ class _Work(NamedTuple):
     """Items of one kernel size that can be computed at once: no two of them share a key.
 
     Attributes:
-        kernel: tuple of as many entries as the kernel size.
+        size: kernel size.
         items: int64 `(N, 5)`, sorted by head; see `kernels.forward`.
         heads: the heads that they are of.
         starts: first item of each of these heads.
+        rows: query rows of an item, at most.
         tables: of each of these heads, where its table is in the vector of all.
     """
 
-    kernel: tuple[int, ...]
+    size: int
     items: np.ndarray
     heads: list[int]
     starts: list[int]
+    rows: int
     tables: list[slice]
 
 
@@ -105,12 +108,14 @@ def _plan(
     work = []
     for (size, _), by_head in sorted(found.items()):
         counts = [len(items) for items in by_head.values()]
+        every = np.array(list(itertools.chain.from_iterable(by_head.values())), np.int64)
         work.append(
             _Work(
-                kernel=(0,) * size,
-                items=np.array(list(itertools.chain.from_iterable(by_head.values())), np.int64),
+                size=size,
+                items=every,
                 heads=list(by_head),
                 starts=[0, *itertools.accumulate(counts[:-1])],
+                rows=int((every[:, 4] - every[:, 3]).max()),
                 tables=[slice(heads[i][1], heads[i][1] + (2 * size - 1) ** 2) for i in by_head],
             )
         )
@@ -140,20 +145,21 @@ def _forward(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)  # (B, H, W, heads, c)
     if not out.numel():
         return out
-    batch, height, width, _, channels = q.shape
-    heads, work = _plan(batch, height, tuple(partitions))
-    grid = _kernels().Grid(height, width, channels)
-    lanes = _lanes(channels)
-    inputs = [_memory(x) for x in (q, k, v)]
+    heads, work = _plan(q.shape[0], q.shape[1], tuple(partitions))
+    inputs = [_readable(x) for x in (q, k, v)]
+    memory = [_memory(x) for x in inputs]
     table = bias.detach().float().contiguous().numpy()
     target = _memory(out)
     for some in work:
+        grid, steps = _compiled(q, some.size, gradients=False)
 
-        def compute(part: slice, some: _Work = some) -> None:
-            items = some.items[part]
-            _kernels().forward(some.kernel, lanes, items, heads, grid, *inputs, table, target, float(scale))
+        def compute(part: slice, some: _Work = some, grid: Any = grid, steps: Any = steps) -> None:
+            space = _kernels().space(grid, some.rows, gradients=False)
+            _kernels().forward(
+                steps, grid, some.items[part], heads, *memory, table, target, float(scale), space
+            )
 
-        _in_parallel(compute, len(some.items), ("forward", len(some.kernel), channels, q.dtype))
+        _in_parallel(compute, len(some.items), "forward")
     return out
 
 
@@ -170,25 +176,35 @@ def _backward(
     grad_k = torch.zeros(k.shape, dtype=torch.float32, device=q.device)  # (B, H, W, heads, c)
     grad_v = torch.zeros(v.shape, dtype=torch.float32, device=q.device)  # (B, H, W, heads, c)
     grad_bias = np.zeros(bias.shape, np.float32)  # of all tables
-    batch, height, width, _, channels = q.shape
-    heads, work = _plan(batch, height, tuple(partitions))
-    grid = _kernels().Grid(height, width, channels)
-    lanes = _lanes(channels)
+    heads, work = _plan(q.shape[0], q.shape[1], tuple(partitions))
     if not q.numel():
         work = ()
-    inputs = [_memory(x) for x in (grad, q, k, v)]
+    inputs = [_readable(x) for x in (grad, q, k, v)]
+    memory = [_memory(x) for x in inputs]
     table = bias.detach().float().contiguous().numpy()
     targets = tuple(_memory(x) for x in (grad_q, grad_k, grad_v))
     for some in work:
-        shares = np.zeros((len(some.items), (2 * len(some.kernel) - 1) ** 2), np.float32)
+        grid, steps = _compiled(q, some.size, gradients=True)
+        shares = np.zeros((len(some.items), (2 * some.size - 1) ** 2), np.float32)
 
-        def compute(part: slice, some: _Work = some, shares: np.ndarray = shares) -> None:
-            items = some.items[part]
+        def compute(
+            part: slice, some: _Work = some, shares: np.ndarray = shares, grid: Any = grid, steps: Any = steps
+        ) -> None:
+            space = _kernels().space(grid, some.rows, gradients=True)
             _kernels().backward(
-                some.kernel, lanes, items, heads, grid, *inputs, table, targets, shares[part], float(scale)
+                steps,
+                grid,
+                some.items[part],
+                heads,
+                *memory,
+                table,
+                targets,
+                shares[part],
+                float(scale),
+                space,
             )
 
-        _in_parallel(compute, len(some.items), ("backward", len(some.kernel), channels, q.dtype))
+        _in_parallel(compute, len(some.items), "backward")
         sums = np.add.reduceat(shares, some.starts, axis=0)
         for own, place in zip(sums, some.tables, strict=True):
             grad_bias[place] += own
@@ -196,25 +212,25 @@ def _backward(
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), found
 
 
-def _memory(x: Tensor) -> Any:
-    """A `kernels.Memory` of a tensor, or of a copy where channels are apart."""
+def _compiled(q: Tensor, size: int, gradients: bool) -> tuple[Any, Any]:
+    """The `kernels.Grid` and the `steps.Steps` of a kernel size."""
+    from stylenat.attention import steps
+
+    _, height, width, _, channels = q.shape
+    grid = _kernels().Grid(height, width, size, steps.slots_of(size), steps.padded(channels))
+    return grid, steps.compiled(steps.Kind(size, channels, q.dtype == torch.bfloat16, gradients))
+
+
+def _readable(x: Tensor) -> Tensor:
+    """A tensor, or a copy where channels are apart."""
     x = x.detach()
-    if x.stride(-1) != 1 and x.shape[-1] > 1:
-        x = x.contiguous()
-    extent = 1
-    for size, stride in zip(x.shape, x.stride(), strict=True):
-        extent += (size - 1) * stride
-    flat = x.as_strided((max(0, extent),), (1,))
-    if x.dtype == torch.bfloat16:
-        flat = flat.view(torch.uint16)
-    return _kernels().Memory(flat.numpy(), x.stride())
+    return x.contiguous() if x.stride(-1) != 1 and x.shape[-1] > 1 else x
 
 
-def _lanes(channels: int) -> tuple[int, ...]:
-    """Tuple whose length says the channels of a head, padded: 8, or a multiple of 16."""
-    step = _kernels().CHANNELS
-    padded = step if channels <= step else -(-channels // (2 * step)) * 2 * step
-    return (0,) * (padded // step)
+def _memory(x: Tensor) -> Any:
+    """A `kernels.Memory` of a tensor `(B, H, W, heads, c)`, which must be kept meanwhile."""
+    width = x.element_size()
+    return _kernels().Memory(x.data_ptr(), *(width * stride for stride in x.stride()[:-1]))
 
 
 # Compiling, and threads
@@ -228,10 +244,10 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-_ready: set[tuple] = set()
+_ready: set[str] = set()
 
 
-def _in_parallel(compute: Callable[[slice], None], count: int, kind: tuple) -> None:
+def _in_parallel(compute: Callable[[slice], None], count: int, name: str) -> None:
     """Have `compute` do all of `count` items, a slice a call, on PyTorch's number of threads.
 
     Numba's own threads are not used: one of its layers ends the process where two threads of Python call it,
@@ -240,15 +256,13 @@ def _in_parallel(compute: Callable[[slice], None], count: int, kind: tuple) -> N
     Args:
         compute: does a slice of the items; gives up Python's lock meanwhile.
         count: of items.
-        kind: what has to be compiled, if it is not yet.
+        name: of the loops, which have to be compiled, if they are not yet.
     """
-    if kind not in _ready:
-        _, size, channels, _ = kind
-        description = f"compiling attention for this CPU, kernel {size}, {channels} channels a head"
-        with progress(total=1, desc=description, leave=False) as bar:
+    if name not in _ready:
+        with progress(total=1, desc=f"compiling attention for this CPU, {name}", leave=False) as bar:
             compute(slice(0, 0))
             bar.update()
-        _ready.add(kind)
+        _ready.add(name)
     threads = min(torch.get_num_threads(), count)
     if threads == 1:
         compute(slice(0, count))

@@ -1,10 +1,13 @@
-"""Neighborhood attention by NATTEN's fused kernels (0.20 or later).
+"""Neighborhood attention by NATTEN's fused kernels.
 
-They know no relative position bias and no second derivative.
+They know no relative position bias and no second derivative. Before version 0.21.7 their gradient of v could
+be NaN, where tiles are cut off at a border (SHI-Labs/NATTEN, pull request 341), so older ones are refused.
 """
 
 import importlib.util
+import re
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -14,10 +17,26 @@ from stylenat.attention.partitions import HeadPartition
 from stylenat.attention.reference import partition_shares
 from stylenat.errors import UserError
 
+_OLDEST = (0, 21, 7)
+
 
 def installed() -> bool:
-    """Whether the package is there; importing it takes seconds."""
+    """Whether the package is there, of whichever version; importing it takes seconds."""
     return importlib.util.find_spec("natten") is not None
+
+
+def installed_version() -> str:
+    """The package's version, such as 0.21.7+torch2130cu130; empty where it has none."""
+    try:
+        return version("natten")
+    except PackageNotFoundError:
+        return ""
+
+
+def is_too_old(text: str) -> bool:
+    """Whether a version is older than the oldest whose gradients can be trusted."""
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    return numbers is None or tuple(map(int, numbers.groups())) < _OLDEST
 
 
 def attend(
@@ -31,12 +50,19 @@ def attend(
     """Attention of all partitions without bias; see `neighborhood_attention`.
 
     Raises:
-        UserError: a bias table, or no NATTEN.
+        UserError: a bias table, no NATTEN, or one that is too old.
     """
     if any(table is not None for table in bias):
         raise UserError("attention backend 'natten' has no relative position bias: take flex or tiled")
     if not installed():
         raise UserError("attention backend 'natten' needs NATTEN: see README, \"On a GPU\", or take tiled")
+    found = installed_version()
+    if is_too_old(found):
+        oldest = ".".join(map(str, _OLDEST))
+        raise UserError(
+            f"attention backend 'natten' needs NATTEN {oldest} or later, and {found or 'none'} is installed: "
+            "its gradient of v could be NaN; update it, or take tiled"
+        )
     from natten import na2d
 
     outputs = []

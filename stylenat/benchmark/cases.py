@@ -28,6 +28,7 @@ WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # FFHQ-1024's; the first s
 BEFORE = "before"
 NOW = "now"
 CHECKPOINTED = "checkpointed"
+BESIDE = "with all changes"  # as now, next to the states without one
 CHANGES = ("allocator", "mlp", "attention")  # what can be undone in today's code
 CHANGED_CASES = ("sample-256", "generator-256")  # where each of them is
 # Parameters of glibc's mallopt.
@@ -56,7 +57,7 @@ class Case:
     kind: str
     resolution: int
     batch: int
-    rounds: int = 5
+    rounds: int = 7
     preset: str = ""
 
     @property
@@ -68,18 +69,19 @@ class Case:
 _ALL = (
     Case("sample-64", "sample, 64 × 64", "sample", 64, 1),
     Case("sample-128", "sample, 128 × 128", "sample", 128, 1),
-    Case("sample-256", "sample, 256 × 256", "sample", 256, 1, rounds=7),
+    Case("sample-256", "sample, 256 × 256", "sample", 256, 1),
     Case("sample-512", "sample, 512 × 512", "sample", 512, 1),
     Case("sample-1024", "sample, 1024 × 1024", "sample", 1024, 1),
     Case("generator-64", "64 × 64, batch 2", "generator", 64, 2),
     Case("generator-128", "128 × 128, batch 1", "generator", 128, 1),
-    Case("generator-256", "256 × 256, batch 1", "generator", 256, 1, rounds=3),
+    Case("generator-256", "256 × 256, batch 1", "generator", 256, 1),
     Case("step-noto-32", "`noto-32`, batch 16", "step", 32, 16, rounds=41, preset="noto-32"),
     Case("step-noto-64", "`noto-64`, batch 16", "step", 64, 16, rounds=21, preset="noto-64"),
-    Case("step-64", "published widths, 64 × 64, batch 4", "step", 64, 4, rounds=3),
-    Case("step-128", "published widths, 128 × 128, batch 4", "step", 128, 4, rounds=3),
+    Case("step-64", "published widths, 64 × 64, batch 4", "step", 64, 4),
+    Case("step-128", "published widths, 128 × 128, batch 4", "step", 128, 4),
 )
 CASES = {case.name: case for case in _ALL}
+COMPARISONS = ("peers-256", "attention-noto-32", "attention-ffhq-256", "attention-ffhq-1024")  # see peers.py
 
 
 @dataclass(frozen=True)
@@ -380,6 +382,7 @@ def equality(side: int = 64) -> dict[str, Any]:
     from stylenat.attention import dispatch, fused, natten
     from stylenat.attention.functional import neighborhood_attention
     from stylenat.attention.partitions import HeadPartition
+    from stylenat.benchmark import exactness, peers
     from stylenat.models import mlp
 
     torch.manual_seed(0)
@@ -400,6 +403,13 @@ def equality(side: int = 64) -> dict[str, Any]:
     }
     if fused.installed():
         errors["fused attention, float32"] = relative_errors(attention("fused"), reference, [*qkv, *bias])
+        worst = exactness.worst_error("fused")
+        errors[f"fused attention, worst of {exactness.SHAPES} random shapes"] = [worst, worst]
+    errors["natten-mps, float32"] = relative_errors(
+        lambda q, k, v, *bias: peers.natten_mps_attend(q, k, v, partitions, bias, 32**-0.5),
+        reference,
+        [*qkv, *bias],
+    )
     if natten.installed():
         errors["natten, no bias, forward"] = relative_errors(attention("natten"), reference, qkv, False)
     shapes = ((4096, 128), (512, 128), (512,), (128, 512), (128,))
@@ -457,9 +467,9 @@ class Job:
     """One task for a fresh process.
 
     Attributes:
-        task: "measure", "profile", "equality" or "low_precision".
-        state: of the case or profile, such as "now"; for the last two today's.
-        case: name of the case, for "measure".
+        task: "measure", "compare", "profile", "equality" or "low_precision".
+        state: of the case or profile, such as "now"; for the other tasks today's.
+        case: name of the case, for "measure", or of the comparison, for "compare".
         options: of `measure`, besides its case.
     """
 
@@ -473,17 +483,21 @@ def jobs(names: Sequence[str], with_base: bool, everything: bool) -> Iterator[Jo
     """All that is to be done, in turn, so that before and now meet the same state of the machine.
 
     Args:
-        names: of cases.
+        names: of cases and comparisons.
         with_base: whether there is an older commit to compare with.
         everything: whether to undo changes, profile, and measure equality, too.
     """
     for name in names:
+        if name in COMPARISONS:
+            yield Job("compare", NOW, name)
+            continue
         if with_base:
             yield Job("measure", BEFORE, name)
         yield Job("measure", NOW, name)
         if CASES[name].kind == "step":
             yield Job("measure", CHECKPOINTED, name, {"checkpointed": True})
         if everything and name in CHANGED_CASES:
+            yield Job("measure", BESIDE, name)
             for change in CHANGES:
                 if with_base or change != "attention":
                     yield Job("measure", f"without {change}", name, {"change": change})

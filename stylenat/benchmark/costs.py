@@ -48,13 +48,13 @@ def measure_costs(configs: Mapping[str, Config], device: str | None = None) -> p
                 passes[name].append(forward)
     rows = []
     for name, trainer in trainers.items():
-        dense, attention = macs(generator_products(trainer.generator, 1))
+        counts = macs(generator_products(trainer.generator, 1))
         rows.append(
             {
                 "arm": name,
                 "parameters G": count_parameters(trainer.generator),
-                "MMAC dense": round(dense / 1e6, 2),
-                "MMAC attention": round(attention / 1e6, 2),
+                "MMAC dense": round(counts.weights / 1e6, 2),
+                "MMAC attention": round(counts.attention / 1e6, 2),
                 "activations MB": round(saved_bytes(trainer.generator, trainer.config.batch_size) / 2**20, 1),
                 "step s": round(statistics.median(steps[name]), 4),
                 "step spread": round(_spread(steps[name]), 3),

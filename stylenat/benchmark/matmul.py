@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # scripts/bench.py also counts an older commit's products, wh
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.convolution, aten.convolution_backward)
 _DENSE = (aten.mm, aten.addmm, *_CONVOLUTIONS)
+# Kinds of products.
+WEIGHTS = "weights"
+ATTENTION = "attention"
+FILTERS = "filters"
 # Where the weight and `groups` stand among the arguments.
 _WEIGHT = {aten.convolution: 1, aten.convolution_backward: 2}
 _GROUPS = {aten.convolution: 8, aten.convolution_backward: 9}
@@ -47,7 +51,7 @@ class Product(NamedTuple):
         macs: multiply-accumulates of one call.
         bytes: of operands and results, each counted once.
         level: the resolution it belongs to; None: to none, or it is part of a backward pass.
-        dense: whether it has learned weights: neither attention nor a fixed filter.
+        kind: by learned weights, in attention, or by a fixed filter.
     """
 
     operator: Any
@@ -55,7 +59,12 @@ class Product(NamedTuple):
     macs: int
     bytes: int
     level: int | None
-    dense: bool
+    kind: str
+
+    @property
+    def dense(self) -> bool:
+        """Whether it has learned weights."""
+        return self.kind == WEIGHTS
 
 
 class Recorder(TorchDispatchMode):
@@ -88,11 +97,18 @@ class Recorder(TorchDispatchMode):
         for leaf in tree_leaves((arguments, out)):
             if isinstance(leaf, torch.Tensor):
                 size += leaf.numel() * leaf.element_size()
-        dense = packet in _DENSE and not _is_filter(packet, arguments)
+        kind = _kind(packet, arguments)
         if packet is aten.addmm:  # the product alone is timed, without adding the bias
             frozen = _freeze(arguments[1:])
-            return Product(aten.mm.default, frozen, flops // 2, size, self.level, dense)
-        return Product(operator, _freeze(arguments), flops // 2, size, self.level, dense)
+            return Product(aten.mm.default, frozen, flops // 2, size, self.level, kind)
+        return Product(operator, _freeze(arguments), flops // 2, size, self.level, kind)
+
+
+def _kind(packet: Any, arguments: tuple) -> str:
+    """The kind of a product."""
+    if packet not in _DENSE:
+        return ATTENTION
+    return FILTERS if _is_filter(packet, arguments) else WEIGHTS
 
 
 def _is_filter(packet: Any, arguments: tuple) -> bool:
@@ -147,11 +163,26 @@ def generator_products(generator: "Generator", batch: int) -> Counter[Product]:
     return recorder.products
 
 
-def macs(products: Counter[Product]) -> tuple[int, int]:
-    """Multiply-accumulates of the dense products, and of all others: attention's, fixed filters'."""
-    dense = sum(n * product.macs for product, n in products.items() if product.dense)
-    everything = sum(n * product.macs for product, n in products.items())
-    return dense, everything - dense
+class Macs(NamedTuple):
+    """Multiply-accumulates by the kind of their product.
+
+    Attributes:
+        weights: by learned weights.
+        attention: in attention, a query with each of its keys.
+        filters: by fixed filters.
+    """
+
+    weights: int
+    attention: int
+    filters: int
+
+
+def macs(products: Counter[Product]) -> Macs:
+    """Multiply-accumulates of all products."""
+    counts = {WEIGHTS: 0, ATTENTION: 0, FILTERS: 0}
+    for product, n in products.items():
+        counts[product.kind] += n * product.macs
+    return Macs(**counts)
 
 
 class MatmulTime:

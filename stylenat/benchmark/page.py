@@ -6,7 +6,8 @@ The page holds its own prose; here are the blocks between its markers.
 import statistics
 from collections.abc import Iterable, Sequence
 
-from stylenat.benchmark.cases import BEFORE, CASES, CHANGED_CASES, CHECKPOINTED, NOW, Case
+from stylenat.benchmark.cases import BEFORE, BESIDE, CASES, CHANGED_CASES, CHECKPOINTED, NOW, Case
+from stylenat.benchmark.peers import Way
 from stylenat.benchmark.results import Entry, Performance, Stamp, read
 from stylenat.figures.speed import performance
 from stylenat.figures.style import save
@@ -14,6 +15,7 @@ from stylenat.paths import workspace
 from stylenat.reporting.markdown import rewrite_blocks, table
 
 _COLUMNS = ["matmul time", "before", "times matmul", "peak", "now", "times matmul", "peak"]
+_NONE = "–"
 _GROWTH = ("sample-128", "sample-256", "sample-512", "sample-1024")
 
 
@@ -26,7 +28,7 @@ def page_blocks(numbers: Performance) -> dict[str, str]:
     Raises:
         KeyError: a case was not measured yet.
     """
-    return {
+    blocks = {
         "base": f"*Before* is commit {numbers.base[:7]}.",
         "sampling": _sampling(numbers),
         "changes": _changes(numbers),
@@ -35,12 +37,16 @@ def page_blocks(numbers: Performance) -> dict[str, str]:
         "steps": _steps(numbers),
         "scaling": _scaling(numbers),
         "growth": _growth(numbers),
+        "peers": _compared(numbers, ["peers-256"]),
+        "attention": _compared(numbers, ["attention-noto-32", "attention-ffhq-256", "attention-ffhq-1024"]),
         "equality": _errors(numbers),
-        "bfloat16": _low_precision(numbers),
         "choices": _choices(numbers),
         "seen": _observations(numbers, left_out=False),
         "tried": _observations(numbers, left_out=True),
     }
+    if numbers.low_precision is not None:
+        blocks["bfloat16"] = _low_precision(numbers)
+    return blocks
 
 
 def write_page(numbers: Performance | None = None) -> None:
@@ -59,14 +65,22 @@ def write_page(numbers: Performance | None = None) -> None:
 
 
 def figure_rows(numbers: Performance) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """For the figure: by title of the case and by state the ratio, its least and its greatest."""
+    """For the figure: by title of the case and by state the ratio, its least and its greatest.
+
+    It shows the first place where everything was measured both before and now.
+
+    Raises:
+        KeyError: there is none.
+    """
+    places = [set(numbers.places(case, state)) for case in CASES for state in (BEFORE, NOW)]
+    (place, *_) = sorted(set.intersection(*places)) or [""]
     prefixes = {"sample": "", "generator": "forward + backward, ", "step": "step, "}
     rows: dict[str, dict[str, tuple[float, float, float]]] = {}
     for case in CASES.values():
         title = prefixes[case.kind] + case.title.replace("`", "")
         rows[title] = {}
         for state in (BEFORE, NOW):
-            found = numbers.entry(case.name, state).measurement
+            found = numbers.entry(case.name, state, place).measurement
             rows[title][state] = (found.ratio, found.ratio_low, found.ratio_high)
     return rows
 
@@ -75,24 +89,42 @@ def _of_kind(kind: str) -> list[Case]:
     return [case for case in CASES.values() if case.kind == kind]
 
 
+def _rows(numbers: Performance, cases: Sequence[Case]) -> list[tuple[str, Case, str]]:
+    """Label, case and place of each row: those where the cases were measured now, the place named if several.
+
+    Raises:
+        KeyError: a case was measured nowhere.
+    """
+    found = [(case, place) for case in cases for place in numbers.places(case.name, NOW)]
+    several = len({place for _, place in found}) > 1
+    rows = []
+    for case, place in found:
+        rows.append((f"{case.title}; {place}" if several else case.title, case, place))
+    return rows
+
+
 # --- Cells
 
 
-def _ratio(entry: Entry) -> str:
+def _ratio(entry: Entry | None) -> str:
+    if entry is None:
+        return _NONE
     found = entry.measurement
     return f"{found.ratio:.2f} ({found.ratio_low:.2f} – {found.ratio_high:.2f})"
 
 
-def _memory(entry: Entry) -> str:
-    return f"{entry.measurement.peak_bytes / 1e9:.2f} GB"
+def _memory(entry: Entry | None) -> str:
+    return _NONE if entry is None else f"{entry.measurement.peak_bytes / 1e9:.2f} GB"
 
 
-def _time(entry: Entry) -> str:
-    return f"{entry.measurement.seconds:.3g} s"
+def _time(entry: Entry | None) -> str:
+    return _NONE if entry is None else f"{entry.measurement.seconds:.3g} s"
 
 
-def _both(before: Entry, now: Entry) -> list[str]:
+def _both(numbers: Performance, case: Case, place: str) -> list[str]:
     """The cells of `_COLUMNS`."""
+    now = numbers.entry(case.name, NOW, place)
+    before = numbers.found(case.name, BEFORE, place)
     matmul = f"{now.measurement.matmul_seconds:.3g} s"
     return [matmul, _time(before), _ratio(before), _memory(before), _time(now), _ratio(now), _memory(now)]
 
@@ -124,9 +156,13 @@ def _measured_states(numbers: Performance, cases: Sequence[Case], states: Sequen
     """`measured` of some cases: by state, or by case and state where a state's cases differ."""
     stamps = []
     for state in states:
-        own = {case.title: numbers.entry(case.name, state).stamp for case in cases}
-        for title, stamp in own.items():
-            stamps.append((state if len(set(own.values())) == 1 else f"{title} {state}", stamp))
+        own = []
+        for case in cases:
+            for entry in numbers.cases[case.name].get(state, {}).values():
+                own.append((case.title, entry.stamp))
+        alike = len({stamp for _, stamp in own}) == 1
+        for title, stamp in own:
+            stamps.append((state if alike else f"{title} {state}", stamp))
     return measured(stamps)
 
 
@@ -135,30 +171,38 @@ def _measured_states(numbers: Performance, cases: Sequence[Case], states: Sequen
 
 def _sampling(numbers: Performance) -> str:
     case = CASES["sample-256"]
+    places = numbers.places(case.name, NOW)
     rows = []
-    for state in (BEFORE, NOW):
-        entry = numbers.entry(case.name, state)
-        matmul = f"{entry.measurement.matmul_seconds:.2f} s"
-        rows.append([state, matmul, _time(entry), _ratio(entry), _memory(entry), entry.measurement.rounds])
+    for place in places:
+        for state in (BEFORE, NOW):
+            entry = numbers.found(case.name, state, place)
+            if entry is not None:
+                found = entry.measurement
+                label = state if len(places) == 1 else f"{state}; {place}"
+                cells = [f"{found.matmul_seconds:.2f} s", _time(entry), _ratio(entry), _memory(entry)]
+                rows.append([label, *cells, found.rounds])
     shown = table(["", "matmul time", "time", "times matmul", "peak", "rounds"], rows)
     return f"{shown}\n\n{_measured_states(numbers, [case], (BEFORE, NOW))}"
 
 
 def _changes(numbers: Performance) -> str:
+    """Each change taken out, and the same code with it."""
     rows = []
     stamps = []
     for change, prediction in numbers.predictions.items():
         state = f"without {change}"
-        cells = [prediction.what, prediction.predicted]
-        for name in CHANGED_CASES:
-            without = numbers.entry(name, state)
-            stamps.append((f"{CASES[name].title}, {state}", without.stamp))
-            stamps.append((f"{CASES[name].title}, {NOW}", numbers.entry(name, NOW).stamp))
-            cells.append(
-                f"{without.measurement.ratio:.2f} → {numbers.entry(name, NOW).measurement.ratio:.2f}"
-            )
-        peaks = [numbers.entry(CHANGED_CASES[1], at).measurement.peak_bytes / 1e9 for at in (state, NOW)]
-        rows.append([*cells, f"{peaks[0]:.2f} → {peaks[1]:.2f} GB", prediction.stamp.code])
+        for place in numbers.places(CHANGED_CASES[0], state):
+            cells = [prediction.what, prediction.predicted]
+            for name in CHANGED_CASES:
+                without = numbers.entry(name, state, place)
+                beside = numbers.entry(name, BESIDE, place)
+                stamps.append((f"{CASES[name].title}, {state}", without.stamp))
+                stamps.append((f"{CASES[name].title}, {NOW}", beside.stamp))
+                cells.append(f"{without.measurement.ratio:.2f} → {beside.measurement.ratio:.2f}")
+            peaks = []
+            for each in (state, BESIDE):
+                peaks.append(numbers.entry(CHANGED_CASES[1], each, place).measurement.peak_bytes / 1e9)
+            rows.append([*cells, f"{peaks[0]:.2f} → {peaks[1]:.2f} GB", prediction.stamp.code])
     head = ["change", "predicted", "sampling", "forward + backward", "its peak", "predicted at"]
     shown = table(head, rows, text_columns=(0, 1, 5))
     return f"{shown}\n\n{measured(stamps)}"
@@ -180,19 +224,18 @@ def _profiles(numbers: Performance) -> str:
 def _generators(numbers: Performance) -> str:
     cases = _of_kind("generator")
     rows = []
-    for case in cases:
-        cells = _both(numbers.entry(case.name, BEFORE), numbers.entry(case.name, NOW))
-        rows.append([case.title, *cells])
+    for label, case, place in _rows(numbers, cases):
+        rows.append([label, *_both(numbers, case, place)])
     return f"{table(['', *_COLUMNS], rows)}\n\n{_measured_states(numbers, cases, (BEFORE, NOW))}"
 
 
 def _steps(numbers: Performance) -> str:
     cases = _of_kind("step")
     rows = []
-    for case in cases:
-        cells = _both(numbers.entry(case.name, BEFORE), numbers.entry(case.name, NOW))
-        checkpointed = numbers.entry(case.name, CHECKPOINTED)
-        rows.append([case.title, *cells, _time(checkpointed), _memory(checkpointed)])
+    for label, case, place in _rows(numbers, cases):
+        checkpointed = numbers.found(case.name, CHECKPOINTED, place)
+        cells = [*_both(numbers, case, place), _time(checkpointed), _memory(checkpointed)]
+        rows.append([label, *cells])
     shown = table(["", *_COLUMNS, "checkpointed", "peak"], rows)
     return f"{shown}\n\n{_measured_states(numbers, cases, (BEFORE, NOW, CHECKPOINTED))}"
 
@@ -200,30 +243,74 @@ def _steps(numbers: Performance) -> str:
 def _scaling(numbers: Performance) -> str:
     cases = _of_kind("sample")
     rows = []
-    for case in cases:
-        now = numbers.entry(case.name, NOW)
-        before = numbers.entry(case.name, BEFORE)
+    for label, case, place in _rows(numbers, cases):
+        now = numbers.entry(case.name, NOW, place)
+        before = numbers.found(case.name, BEFORE, place)
         found = now.measurement
         gmac = f"{found.macs / 1e9:.1f}"
         cost = f"{1e12 * found.seconds / found.macs:.1f} ps"
         cells = [gmac, f"{found.seconds:.2f} s", cost, _ratio(now), _memory(now)]
-        rows.append([case.title, *cells, f"{before.measurement.seconds:.2f} s", _memory(before)])
+        seconds = _NONE if before is None else f"{before.measurement.seconds:.2f} s"
+        rows.append([label, *cells, seconds, _memory(before)])
     shown = table(["", "GMAC", "time", "per MAC", "times matmul", "peak", "before", "peak"], rows)
     return f"{shown}\n\n{_measured_states(numbers, cases, (BEFORE, NOW))}"
 
 
 def _growth(numbers: Performance) -> str:
     """The most that a multiply-accumulate takes from 128 to 1024, by the least."""
-    found = [numbers.entry(name, NOW).measurement for name in _GROWTH]
-    whole = [each.seconds / each.macs for each in found]
-    products = [each.matmul_seconds / each.macs for each in found]
-    rows = [
-        ["one image", f"{max(whole) / min(whole):.2f} ×"],
-        ["its dense products alone", f"{max(products) / min(products):.2f} ×"],
-    ]
+    places = sorted(set.intersection(*(set(numbers.places(name, NOW)) for name in _GROWTH)))
+    rows = []
+    for place in places:
+        found = [numbers.entry(name, NOW, place).measurement for name in _GROWTH]
+        whole = [each.seconds / each.macs for each in found]
+        products = [each.matmul_seconds / each.macs for each in found]
+        where = "" if len(places) == 1 else f"; {place}"
+        rows.append([f"one image{where}", f"{max(whole) / min(whole):.2f} ×"])
+        rows.append([f"its dense products alone{where}", f"{max(products) / min(products):.2f} ×"])
     cases = [CASES[name] for name in _GROWTH]
     shown = table(["cost of a multiply-accumulate, 128 to 1024", "most by least"], rows)
     return f"{shown}\n\n{_measured_states(numbers, cases, (NOW,))}"
+
+
+def _compared(numbers: Performance, names: Sequence[str]) -> str:
+    """A row a comparison, a column a way to do it; the first way's time, the others' as multiples of it."""
+    found = []  # (name, place, what was compared there)
+    for name in names:
+        for place, compared in numbers.compared.get(name, {}).items():
+            found.append((name, place, compared))
+    if not found:
+        return "Not measured yet."
+    several = len({place for _, place, _ in found}) > 1
+    ways: list[str] = []
+    for _, _, compared in found:
+        for each in compared.comparisons:
+            ways += [way.name for way in each.ways if way.name not in ways]
+    rows = []
+    for _, place, compared in found:
+        for each in compared.comparisons:
+            label = f"{each.title}; {place}" if several else each.title
+            rows.append([label, each.direction, *_ways(each.ways, ways)])
+    first, *others = ways
+    head = ["", "direction", first, *(f"{way}, by {first}'s" for way in others)]
+    stamps = [(name, compared.stamp) for name, _, compared in found]
+    return f"{table(head, rows, text_columns=(0, 1))}\n\n{measured(stamps)}"
+
+
+def _ways(found: Sequence[Way], names: Sequence[str]) -> list[str]:
+    """The cells of a comparison, in the order of the names."""
+    by_name = {way.name: way for way in found}
+    cells = []
+    for name in names:
+        way = by_name.get(name)
+        if way is None:
+            cells.append(_NONE)
+        elif name == names[0]:
+            cells.append(f"{way.seconds:.3g} s" if way.seconds >= 1 else f"{1e3 * way.seconds:.3g} ms")
+        elif way.rounds == 1:
+            cells.append(f"{way.ratio:.3g} × (one call)")
+        else:
+            cells.append(f"{way.ratio:.3g} × ({way.ratio_low:.3g} – {way.ratio_high:.3g})")
+    return cells
 
 
 def _errors(numbers: Performance) -> str:

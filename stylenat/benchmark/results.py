@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stylenat.benchmark.cases import BEFORE, Measurement
+from stylenat.benchmark.peers import Comparison, Way
 from stylenat.paths import from_json, to_json, workspace, write_atomically
 from stylenat.provenance import provenance
 
@@ -60,11 +61,16 @@ class Stamp:
         return text
 
     @property
-    def machine(self) -> str:
-        """Hardware, threads and PyTorch in a few words."""
+    def place(self) -> str:
+        """Hardware and threads: what numbers are compared on, and kept by."""
         if self.device is None:
             return NOT_RECORDED
-        return f"{self.device}, {self.threads} threads, torch {self.torch}"
+        return f"{self.device}, {self.threads} thread{'' if self.threads == 1 else 's'}"
+
+    @property
+    def machine(self) -> str:
+        """Hardware, threads and PyTorch in a few words."""
+        return self.place if self.device is None else f"{self.place}, torch {self.torch}"
 
     def __str__(self) -> str:
         return f"{self.code}, machine: {self.machine}"
@@ -80,6 +86,19 @@ class Entry:
     """
 
     measurement: Measurement
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was compared in one process.
+
+    Attributes:
+        comparisons: one after the other.
+        stamp: where they come from.
+    """
+
+    comparisons: list[Comparison]
     stamp: Stamp
 
 
@@ -168,7 +187,8 @@ class Performance:
 
     Attributes:
         base: the commit that *before* is.
-        cases: entries by case and state, such as `cases["sample-256"]["now"]`.
+        cases: entries by case, state and place, such as `cases["sample-256"]["now"]["a CPU, 2 threads"]`.
+        compared: by comparison and place.
         profiles: by state.
         equality: None before it was measured.
         low_precision: None before it was measured.
@@ -177,34 +197,50 @@ class Performance:
     """
 
     base: str = ""
-    cases: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    cases: dict[str, dict[str, dict[str, Entry]]] = field(default_factory=dict)
+    compared: dict[str, dict[str, Compared]] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     equality: Equality | None = None
     low_precision: LowPrecision | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     by_hand: list[Observation] = field(default_factory=list)
 
-    def entry(self, case: str, state: str) -> Entry:
+    def places(self, case: str, state: str) -> list[str]:
+        """Where a state of a case was measured, sorted.
+
+        Raises:
+            KeyError: nowhere.
+        """
+        return sorted(self.cases[case][state])
+
+    def found(self, case: str, state: str, place: str) -> Entry | None:
+        """The entry of a case; None where it was not measured there."""
+        return self.cases.get(case, {}).get(state, {}).get(place)
+
+    def entry(self, case: str, state: str, place: str) -> Entry:
         """The entry of a case.
 
         Raises:
-            KeyError: it was not measured yet.
+            KeyError: it was not measured there.
         """
-        return self.cases[case][state]
+        return self.cases[case][state][place]
 
     def add(self, task: str, state: str, case: str, found: Any, stamp: Stamp) -> None:
         """Put the result of a task of `benchmark.cases` in its place.
 
         Args:
-            task: "measure", "profile", "equality" or "low_precision".
+            task: "measure", "compare", "profile", "equality" or "low_precision".
             state: such as "now".
-            case: name of the case, for "measure".
+            case: name of the case, for "measure", or of the comparison, for "compare".
             found: what the task returned, through JSON.
             stamp: of this clone; in the state "before" that of the base takes its place.
         """
         own = stamp.of_base(self.base) if state == BEFORE else stamp
         if task == "measure":
-            self.cases.setdefault(case, {})[state] = Entry(Measurement(**found), own)
+            states = self.cases.setdefault(case, {})
+            states.setdefault(state, {})[own.place] = Entry(Measurement(**found), own)
+        elif task == "compare":
+            self.compared.setdefault(case, {})[own.place] = Compared(_comparisons(found), own)
         elif task == "profile":
             self.profiles[state] = Profile([tuple(operator) for operator in found], own)
         elif task == "equality":
@@ -224,10 +260,12 @@ def read(path: Path | None = None) -> Performance:
         return Performance()
     content = from_json(file.read_text(encoding="utf-8"))
     numbers = Performance(base=content["base"])
-    for case, states in content["cases"].items():
-        numbers.cases[case] = {}
-        for state, entry in states.items():
-            numbers.cases[case][state] = Entry(Measurement(**entry["measurement"]), Stamp(**entry["stamp"]))
+    numbers.cases = _cases(content["cases"])
+    for name, places in content["compared"].items():
+        numbers.compared[name] = {}
+        for place, entry in places.items():
+            kept_here = Compared(_comparisons(entry["comparisons"]), Stamp(**entry["stamp"]))
+            numbers.compared[name][place] = kept_here
     for state, entry in content["profiles"].items():
         operators = [tuple(operator) for operator in entry["operators"]]
         numbers.profiles[state] = Profile(operators, Stamp(**entry["stamp"]))
@@ -239,6 +277,26 @@ def read(path: Path | None = None) -> Performance:
         numbers.predictions[change] = Prediction(**_stamped(entry))
     numbers.by_hand = [Observation(**_stamped(entry)) for entry in content["by_hand"]]
     return numbers
+
+
+def _cases(content: dict) -> dict[str, dict[str, dict[str, Entry]]]:
+    cases: dict[str, dict[str, dict[str, Entry]]] = {}
+    for case, states in content.items():
+        cases[case] = {}
+        for state, places in states.items():
+            cases[case][state] = {}
+            for place, entry in places.items():
+                kept = Entry(Measurement(**entry["measurement"]), Stamp(**entry["stamp"]))
+                cases[case][state][place] = kept
+    return cases
+
+
+def _comparisons(found: list[dict]) -> list[Comparison]:
+    comparisons = []
+    for each in found:
+        ways = [Way(**way) for way in each["ways"]]
+        comparisons.append(Comparison(each["title"], each["direction"], ways))
+    return comparisons
 
 
 def _stamped(entry: dict) -> dict:

@@ -1,17 +1,19 @@
 """How fast a generator is on this machine, next to the matmul time: that of its matrix products alone."""
 
 import contextlib
+import functools
 import importlib.metadata
 import math
 import statistics
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from stylenat.attention.dispatch import choices, count_call
@@ -30,6 +32,7 @@ from stylenat.progress import progress
 from stylenat.provenance import describe_device
 
 MOST = 2**16  # rounds, and images of a batch
+Name = TypeVar("Name", int, str)  # of a group of modules
 _RATIOS = 7  # times at most that some calls and the products alone are timed next to each other
 
 
@@ -43,7 +46,7 @@ class Protocol:
         rounds: calls that are timed, one by one.
         warmup: calls before those.
         tf32: whether a GPU may round the operands of float32 products to TF32.
-        dtype: of large products: "float32", "bfloat16", or "auto", see `pick_precision`.
+        dtype: of large products, see `pick_precision`.
     """
 
     name: str
@@ -94,7 +97,8 @@ class ThroughputRow:
         latency_ms_high: greatest.
         peak_memory_mib: of a GPU by tensors, on a CPU of the whole process.
         dense_gmac: 10⁹ multiply-accumulates of a call by learned weights.
-        attention_gmac: 10⁹ multiply-accumulates of a call in attention; of StyleGAN-XL, in its filters.
+        attention_gmac: 10⁹ multiply-accumulates of a call in attention, a query with each of its keys.
+        filters_gmac: 10⁹ multiply-accumulates of a call by fixed filters, StyleGAN-XL's and of upsampling.
         matmul_ms: median milliseconds of the dense products alone.
         times_matmul: median of a call's time by the matmul time next to it.
         times_matmul_low: least.
@@ -102,7 +106,7 @@ class ThroughputRow:
         protocol: name of the protocol.
         rounds: calls that were timed.
         warmup: calls before those.
-        dtype: of large products, "float32" or "bfloat16".
+        dtype: of large products.
         dtype_reason: what computes in it, or why it is not bfloat16; empty where float32 was asked for.
         tf32: whether the GPU rounded operands to TF32.
         backend: attention backends that were used.
@@ -121,6 +125,7 @@ class ThroughputRow:
     peak_memory_mib: float
     dense_gmac: float
     attention_gmac: float
+    filters_gmac: float
     matmul_ms: float
     times_matmul: float
     times_matmul_low: float
@@ -147,6 +152,7 @@ class LevelTime:
         seconds: median of the rounds.
         dense_gmac: 10⁹ multiply-accumulates by learned weights.
         attention_gmac: 10⁹ multiply-accumulates in attention.
+        filters_gmac: 10⁹ multiply-accumulates by fixed filters.
         gflops: achieved, in GFLOP/s.
         intensity: FLOP per byte that the products read and write.
     """
@@ -155,13 +161,14 @@ class LevelTime:
     seconds: float
     dense_gmac: float
     attention_gmac: float
+    filters_gmac: float
     gflops: float
     intensity: float
 
 
 @contextlib.contextmanager
-def _precision(protocol: Protocol) -> Iterator[None]:
-    """The protocol's on GPUs, and no gradients; afterwards all is as it was."""
+def timing_flags(protocol: Protocol) -> Iterator[None]:
+    """The protocol's TF32 on GPUs, and no gradients; afterwards all is as it was."""
     cudnn = torch.backends.cudnn
     matmul = torch.backends.cuda.matmul
     before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark)
@@ -200,7 +207,7 @@ def measure(
     with progress(total=len(protocol.batches) * protocol.rounds, unit="call", desc=name) as bar:
         for batch in protocol.batches:
             products = generator_products(model, batch)
-            with _precision(protocol):
+            with timing_flags(protocol):
                 rows.append(_measure(model, protocol, precision, name, batch, products, bar))
     return rows
 
@@ -235,7 +242,7 @@ def _measure(
         calls += now
         matmuls.append(matmul_time())
         ratios.append(statistics.median(now) / matmuls[-1])
-    dense, attention = macs(products)
+    counts = macs(products)
     return ThroughputRow(
         model=name,
         batch=batch,
@@ -244,8 +251,9 @@ def _measure(
         latency_ms_low=1e3 * min(calls),
         latency_ms_high=1e3 * max(calls),
         peak_memory_mib=memory / 2**20,
-        dense_gmac=dense / 1e9,
-        attention_gmac=attention / 1e9,
+        dense_gmac=counts.weights / 1e9,
+        attention_gmac=counts.attention / 1e9,
+        filters_gmac=counts.filters / 1e9,
         matmul_ms=1e3 * statistics.median(matmuls),
         times_matmul=statistics.median(ratios),
         times_matmul_low=min(ratios),
@@ -278,8 +286,9 @@ def table(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
             "imgs/s": f"{row.images_per_second:.4g}",
             "latency, ms": _spread(row.latency_ms, row.latency_ms_low, row.latency_ms_high, 1),
             "peak memory, MiB": f"{row.peak_memory_mib:,.0f}",
-            "GMAC, dense": f"{row.dense_gmac:.4g}",
-            "GMAC, attention": f"{row.attention_gmac:.3g}",
+            "GMAC by weights": f"{row.dense_gmac:.4g}",
+            "GMAC in attention": f"{row.attention_gmac:.3g}",
+            "GMAC by filters": f"{row.filters_gmac:.3g}",
             "matmul time, ms": f"{row.matmul_ms:,.1f}",
             "times matmul": _spread(row.times_matmul, row.times_matmul_low, row.times_matmul_high, 2),
         }
@@ -316,20 +325,22 @@ def measure_levels(generator: Generator, device: str | None = None, rounds: int 
     model = generator.to(torch_device).eval()
     products = generator_products(model, 1)
     z = torch.randn(1, model.latent_dim, device=torch_device)
-    with _precision(PROTOCOLS["ours"]):
-        calls = [_level_seconds(model, z, torch_device) for _ in range(rounds + 1)][1:]
+    with timing_flags(PROTOCOLS["ours"]):
+        groups = {stage.resolution: stage.modules for stage in model.stages()}
+        calls = [module_seconds(model, z, groups) for _ in range(rounds + 1)][1:]
     rows = []
     for level in calls[0]:
         own = Counter({product: n for product, n in products.items() if product.level == level})
-        dense, attention = macs(own)
+        counts = macs(own)
         seconds = statistics.median(call[level] for call in calls)
-        flop = 2 * (dense + attention)
+        flop = 2 * sum(counts)
         rows.append(
             LevelTime(
                 level=level,
                 seconds=seconds,
-                dense_gmac=dense / 1e9,
-                attention_gmac=attention / 1e9,
+                dense_gmac=counts.weights / 1e9,
+                attention_gmac=counts.attention / 1e9,
+                filters_gmac=counts.filters / 1e9,
                 gflops=flop / 1e9 / seconds,
                 intensity=flop / sum(n * product.bytes for product, n in own.items()),
             )
@@ -337,35 +348,45 @@ def measure_levels(generator: Generator, device: str | None = None, rounds: int 
     return rows
 
 
-def _level_seconds(generator: Generator, z: torch.Tensor, device: torch.device) -> dict[int, float]:
-    """Seconds of each level in one call, by resolution."""
-    seconds: defaultdict[int, float] = defaultdict(float)
+def module_seconds(
+    generator: Generator, z: torch.Tensor, groups: Mapping[Name, Iterable[nn.Module]]
+) -> dict[Name, float]:
+    """Seconds of some modules in one call; a GPU is waited for before and after each of them.
+
+    Args:
+        generator: is called.
+        z: latents `(B, latent_dim)`.
+        groups: modules by name of the group; none may hold another one.
+
+    Returns:
+        Seconds by name of the group.
+    """
+    seconds: dict[Name, float] = dict.fromkeys(groups, 0.0)
     handles = []
     started = 0.0
 
     def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if z.device.type == "cuda":
+            torch.cuda.synchronize(z.device)
         return time.perf_counter()
 
     def start(*_: Any) -> None:
         nonlocal started
         started = now()
 
-    for stage in generator.stages():
+    def stop(name: Name, *_: Any) -> None:
+        seconds[name] += now() - started
 
-        def stop(*_: Any, level: int = stage.resolution) -> None:
-            seconds[level] += now() - started
-
-        for module in stage.modules:
+    for name, modules in groups.items():
+        for module in modules:
             handles.append(module.register_forward_pre_hook(start))
-            handles.append(module.register_forward_hook(stop))
+            handles.append(module.register_forward_hook(functools.partial(stop, name)))
     try:
         generator(z)
     finally:
         for handle in handles:
             handle.remove()
-    return dict(seconds)
+    return seconds
 
 
 def roofs(device: str | None = None) -> tuple[float, float]:
@@ -374,7 +395,7 @@ def roofs(device: str | None = None) -> tuple[float, float]:
     x = torch.rand(2048, 2048, device=torch_device)
     y = torch.rand(64 * 2**20, device=torch_device)  # 256 MiB, larger than any cache
     target = torch.empty_like(y)
-    with _precision(PROTOCOLS["ours"]):
+    with timing_flags(PROTOCOLS["ours"]):
         product = min(timed(lambda: x @ x, torch_device) for _ in range(6))
         copy = min(timed(lambda: target.copy_(y), torch_device) for _ in range(6))
     return 2 * 2048**3 / 1e9 / product, 2 * y.numel() * 4 / 1e9 / copy

@@ -159,8 +159,9 @@ class Run:
         path = self.path / DATASET
         if not path.is_file():
             return None
+        entries = _read_json(path, "restore it or train the run again")
         try:
-            return Contents.from_dict(_read_json(path))
+            return Contents.from_dict(entries)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}): restore it or train the run again") from None
 
@@ -287,18 +288,48 @@ class Run:
         """The nimg of the snapshots whose `sample_sheet` is missing or damaged."""
         return [nimg for nimg in self.snapshots() if not _is_image(self.sheet_path(nimg))]
 
-    def restore(self) -> tuple[State, dict[str, Any]] | None:
-        """The newest training state and its `info`, or None at the start of a run.
+    def restore(self, nimg: int | None = None) -> tuple[State, dict[str, Any]] | None:
+        """A training state (default: the newest) and its `info`, or None at the start of a run.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or is not there.
         """
-        if not self._states():
+        if nimg is None and not self._states():
             return None
-        folder = self.state_path()
-        advice = f"delete {folder}, and training goes on from the snapshot before"
+        folder = self.state_path(nimg)
+        advice = self.advice(nimg)
         tensors = {path.stem: load_tensors(path, advice) for path in folder.glob("*.safetensors")}
-        return tensors, self.info()
+        return tensors, self.info(nimg)
+
+    def go_back(self, nimg: int) -> None:
+        """Forget every snapshot after an older one, from which training then goes on.
+
+        The newest go first, so that a stop halfway leaves a run that goes on from one of them. Scores that
+        were made while it trained stay, as they do after any stop: they are made again.
+
+        Args:
+            nimg: of a training state.
+
+        Raises:
+            UserError: there is no such state, or it is damaged; then nothing is removed.
+        """
+        self.restore(nimg)
+        for state in reversed(self._states()):
+            later = int(state.name)
+            if later > nimg:
+                remove_folder(state)
+        for folder, suffix in (("generators", ".safetensors"), ("samples", ".png")):
+            for path in _numbered(self.path / folder, suffix):
+                if int(path.name.removesuffix(suffix)) > nimg:
+                    path.unlink()
+
+    def advice(self, nimg: int | None = None) -> str:
+        """What to do where a training state (default: the newest) is damaged."""
+        state = self.state_path(nimg)
+        older = [int(other.name) for other in self._states() if int(other.name) < int(state.name)]
+        if older:
+            return f"restore it, or go on from the snapshot before with --from {older[-1]}"
+        return f"restore it, or delete {self.path} and train again, for no older snapshot is there"
 
     def info(self, nimg: int | None = None) -> dict[str, Any]:
         """What is known at a training state (default: the newest).
@@ -311,15 +342,16 @@ class Run:
             UserError: there is none, or it is damaged, or `config.json` is not the one it was trained by.
         """
         path = self.state_path(nimg) / "info.json"
-        entries = _read_json(path)
+        advice = self.advice(nimg)
+        entries = _read_json(path, advice)
         if not isinstance(entries, dict):
-            raise UserError(f"{path} is damaged (no JSON object): restore it or delete {path.parent}")
+            raise UserError(f"{path} is damaged (no JSON object): {advice}")
         digest = entries.pop("sha256", None)
         if digest not in (None, _sealed(entries)["sha256"]) or entries.get("nimg") != int(path.parent.name):
-            raise UserError(f"{path} is damaged: restore it or delete {path.parent}")
+            raise UserError(f"{path} is damaged: {advice}")
         if missing := INFO - entries.keys():
             lacks = ", ".join(sorted(missing))
-            raise UserError(f"{path} is damaged (it lacks {lacks}): restore it or delete {path.parent}")
+            raise UserError(f"{path} is damaged (it lacks {lacks}): {advice}")
         known = entries.pop("config_sha256", None)
         if known not in (None, hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()):
             raise UserError(f"{self.path / CONFIG} was changed since the run was trained: restore it")
@@ -334,8 +366,10 @@ class Run:
         for state in reversed(self._states()):
             if nimg is None or int(state.name) == nimg:
                 return state
+        kept = ", ".join(str(int(state.name)) for state in self._states())
         which = "" if nimg is None else f" of nimg={nimg}"
-        raise UserError(f"run {self.id} has no training state{which} in {self.path / 'state'}: train it on")
+        fix = f"there are those of {kept}, older ones are not kept" if kept else "train it on"
+        raise UserError(f"run {self.id} has no training state{which} in {self.path / 'state'}: {fix}")
 
     def _states(self) -> list[Path]:
         return _numbered(self.path / "state")
@@ -486,8 +520,9 @@ def _numbered(folder: Path, suffix: str = "") -> list[Path]:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, advice: str = "") -> dict[str, Any]:
     try:
         return read_json(path)
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): restore it or delete {path.parent}") from None
+        fix = advice or f"restore it or delete {path.parent}"
+        raise UserError(f"{path} is damaged ({error}): {fix}") from None

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from stylenat.data.dataset import ImageDataset, open_dataset
+from stylenat.distributed import ALONE, Processes
 from stylenat.evaluation.distances import Moments
 from stylenat.evaluation.intervals import intervals
 from stylenat.evaluation.memorization import Memorization, memorization
@@ -54,6 +55,7 @@ def evaluate(
     count: int | None = None,
     batch_size: int = 32,
     networks: Mapping[str, FeatureNetwork] = NETWORKS,
+    processes: Processes = ALONE,
 ) -> Score:
     """Score generated images against real ones.
 
@@ -67,6 +69,7 @@ def evaluate(
         count: generated images for metrics that are not offline; default 50,000, or all that were given.
         batch_size: images that a generator makes at once; it does not touch the score.
         networks: the feature networks; `FeatureNetwork.with_weights` makes one with other weights.
+        processes: that share the generated images, and call this alike; the score is every one's.
 
     Returns:
         The values and their protocol.
@@ -85,7 +88,7 @@ def evaluate(
 
     values: ScoreValues = {}
     entries: dict[str, dict[str, Any]] = {}
-    for comparison, real, fake in _compared(plan, reference, samples, networks):
+    for comparison, real, fake in _compared(plan, reference, samples, networks, processes):
         values |= _values(comparison, real, fake)
         if comparison.name not in entries:
             entries[comparison.name] = _protocol(comparison, networks[comparison.network], samples)
@@ -145,6 +148,7 @@ def _compared(
     reference: Reference,
     samples: Samples,
     networks: Mapping[str, FeatureNetwork],
+    processes: Processes,
 ) -> Iterator[tuple[Comparison, RealFeatures, Tensor | list[Moments]]]:
     """Each comparison of the plan with the features of the reference and of the samples."""
     in_memory = _in_memory(plan)
@@ -156,7 +160,7 @@ def _compared(
     for generated, group in groupby(plan, key=lambda each: each.generated):
         comparisons = list(group)
         used = {each.network: networks[each.network] for each in comparisons}
-        fake = sample_features(samples, generated, used, used.keys() - in_memory)
+        fake = sample_features(samples, generated, used, used.keys() - in_memory, processes)
         for each in comparisons:
             yield each, real[each.network, each.split], fake[each.network]
 

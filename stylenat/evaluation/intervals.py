@@ -1,11 +1,13 @@
 """95 % intervals of statistics of two sets of features, by split halves."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from torch import Tensor
 
 from stylenat.errors import UserError
@@ -18,6 +20,7 @@ from stylenat.evaluation.distances import (
     take,
 )
 
+_UPPER = 0.975  # quantile of 95 % intervals
 LEAST = 8  # features, or moments, of a set that is halved
 Set = Tensor | list[Moments] | Gaussian
 
@@ -124,3 +127,55 @@ def _student(freedom: int) -> float:
     """97.5 % quantile of Student's t by Cornish and Fisher's series: 0.4 % low at 7 degrees, 0.02 % at 20."""
     z = NormalDist().inv_cdf(0.975)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+# Of means
+
+
+def welch_error(error: float, count: int, other_error: float, other_count: int) -> tuple[float, float]:
+    """Standard error of a difference of two means, and its degrees of freedom (Welch 1947).
+
+    Args:
+        error: standard error of the first mean.
+        count: of the values that it is over, two or more.
+        other_error: of the second mean.
+        other_count: the same of that one.
+    """
+    variance = error**2 + other_error**2
+    parts = error**4 / (count - 1) + other_error**4 / (other_count - 1)
+    return variance**0.5, variance**2 / parts
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean by Student's t; NaN for fewer than two values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    mean = float(np.mean(values))
+    reach = float(stats.t.ppf(_UPPER, len(values) - 1)) * _standard_error(values)
+    return mean - reach, mean + reach
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of the first values minus that of the second, and Welch's 95 % interval.
+
+    Args:
+        first: one value or more.
+        second: one value or more.
+
+    Returns:
+        The difference and both ends, which are NaN where one side has fewer than two values, and the
+        difference itself where neither has any spread.
+    """
+    value = float(np.mean(first) - np.mean(second))
+    if min(len(first), len(second)) < 2:
+        return value, math.nan, math.nan
+    errors = _standard_error(first), _standard_error(second)
+    if not any(errors):
+        return value, value, value
+    error, freedom = welch_error(errors[0], len(first), errors[1], len(second))
+    reach = float(stats.t.ppf(_UPPER, freedom)) * error
+    return value, value - reach, value + reach
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) / len(values) ** 0.5

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stylenat.data.dataset import ImageDataset
 from stylenat.device import bfloat16_instructions
+from stylenat.distributed import ALONE, Processes
 from stylenat.errors import UserError, check_number
 from stylenat.evaluation.distances import Moments
 from stylenat.features.networks import FEATURE_BATCH, FeatureNetwork
@@ -21,6 +22,7 @@ from stylenat.sampling.sample import check_batch_size, check_seeds, sample_batch
 
 PROGRESS_FROM = 1000  # images
 SEEDS_APART = 10**6  # the images of seed s begin at seed s · 10⁶
+BLOCK = 32  # images that go to one process: whole batches of the networks' and of the generator's
 PARTS = 10  # independent moments of generated images, for the interval
 
 
@@ -50,8 +52,8 @@ class Samples(ABC):
         """
 
     @abstractmethod
-    def batches(self, count: int) -> Iterator[Tensor]:
-        """The first `count` images, uint8 `(b, 3, R, R)`, batch by batch."""
+    def batches(self, count: int, first: int = 0) -> Iterator[Tensor]:
+        """The first `count` images from number `first` on, uint8 `(b, 3, R, R)`, batch by batch."""
 
     @abstractmethod
     def description(self, count: int) -> str:
@@ -79,15 +81,15 @@ class _FromGenerator(Samples):
         if self.resolution != resolution:
             raise _other_resolution("the generator's", self.resolution, resolution)
 
-    def batches(self, count: int) -> Iterator[Tensor]:
+    def batches(self, count: int, first: int = 0) -> Iterator[Tensor]:
         made = sample_batches(
             self.generator,
-            self._seeds(count),
+            self._seeds(count)[first:],
             truncation_psi=self.truncation_psi,
             batch_size=self.batch_size,
         )
         if count > PROGRESS_FROM:
-            total = -(-count // self.batch_size)
+            total = -(-(count - first) // self.batch_size)
             return iter(progress(made, total=total, unit="batch", desc="generate"))
         return made
 
@@ -128,8 +130,8 @@ class _FromDataset(Samples):
                 f"{self.dataset.source} has {len(self.dataset)} images and the score takes {count}: give more"
             )
 
-    def batches(self, count: int) -> Iterator[Tensor]:
-        return dataset_batches(self.dataset, range(count))
+    def batches(self, count: int, first: int = 0) -> Iterator[Tensor]:
+        return dataset_batches(self.dataset, range(first, count))
 
     def description(self, count: int) -> str:
         return f"images of manifest {self.dataset.manifest}"
@@ -152,8 +154,8 @@ class _FromTensor(Samples):
                 f"needs torch.uint8 ({count} or more, 3, {resolution}, {resolution})."
             )
 
-    def batches(self, count: int) -> Iterator[Tensor]:
-        return iter(self.images[:count].split(FEATURE_BATCH))
+    def batches(self, count: int, first: int = 0) -> Iterator[Tensor]:
+        return iter(self.images[first:count].split(FEATURE_BATCH))
 
     def description(self, count: int) -> str:
         return "images handed in"
@@ -192,7 +194,11 @@ def as_samples(
 
 
 def sample_features(
-    samples: Samples, count: int, networks: Mapping[str, FeatureNetwork], moments: Set[str]
+    samples: Samples,
+    count: int,
+    networks: Mapping[str, FeatureNetwork],
+    moments: Set[str],
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor | list[Moments]]:
     """Features of the first `count` samples by several networks; the images are made once for all.
 
@@ -202,49 +208,87 @@ def sample_features(
         networks: by name.
         moments: names of networks whose mean and covariance are enough: their features are summed up as they
             come, if there are enough for `PARTS`.
+        processes: that share the images.
 
     Returns:
         By name features `(count, D)`, or `PARTS` independent `Moments`.
     """
-    copies = itertools.tee(samples.batches(count), len(networks))  # read in step: no more than a batch waits
+    first, last = processes.span(count, BLOCK)
+    batches = samples.batches(last, first) if last > first else iter(())
+    copies = itertools.tee(batches, len(networks))  # read in step: no more than a batch waits
     streams = []
-    for network, batches in zip(networks.values(), copies, strict=True):
-        streams.append(network.stream(batches, samples.device))
+    for network, copy in zip(networks.values(), copies, strict=True):
+        streams.append(network.stream(copy, samples.device))
     many = count >= PARTS * FEATURE_BATCH
     found: dict[str, _Rows | _Parts] = {}
-    for name in networks:
-        found[name] = _Parts() if many and name in moments else _Rows()
+    for name, network in networks.items():
+        summed = many and name in moments
+        found[name] = (
+            _Parts(network.dims, first) if summed else _Rows(torch.zeros(count, network.dims), first)
+        )
     for batch in zip(*streams, strict=True):
         for collected, features in zip(found.values(), batch, strict=True):
             collected.add(features)
-    return {name: collected.result() for name, collected in found.items()}
+    return {name: collected.result(processes) for name, collected in found.items()}
 
 
 class _Rows:
-    """Features that stay in memory."""
+    """Features that stay in memory.
 
-    def __init__(self) -> None:
-        self._batches: list[Tensor] = []
+    Args:
+        rows: of all processes, zeros `(N, D)`.
+        first: row of this process's first image.
+    """
+
+    def __init__(self, rows: Tensor, first: int) -> None:
+        self._rows = rows
+        self._next = first
 
     def add(self, features: Tensor) -> None:
-        self._batches.append(features)
+        self._rows[self._next : self._next + len(features)] = features
+        self._next += len(features)
 
-    def result(self) -> Tensor:
-        return torch.cat(self._batches)
+    def result(self, processes: Processes) -> Tensor:
+        processes.add(self._rows)  # each row is zero in every process but one
+        return self._rows
 
 
 class _Parts:
-    """Features that are summed up in `PARTS` moments, a batch to each in turn."""
+    """Features that are summed up in `PARTS` moments, a batch to each in turn.
 
-    def __init__(self) -> None:
+    Args:
+        dims: D.
+        first: number of this process's first image.
+    """
+
+    def __init__(self, dims: int, first: int) -> None:
+        self._dims = dims
         self._parts = [Moments() for _ in range(PARTS)]
         self._turn = itertools.cycle(self._parts)
+        for _ in range(first // FEATURE_BATCH % PARTS):
+            next(self._turn)
 
     def add(self, features: Tensor) -> None:
         next(self._turn).update(features)
 
-    def result(self) -> list[Moments]:
-        return self._parts
+    def result(self, processes: Processes) -> list[Moments]:
+        return [_added_up(part, self._dims, processes) for part in self._parts]
+
+
+def _added_up(moments: Moments, dims: int, processes: Processes) -> Moments:
+    """The moments of all processes' features, as by the sum of their `Moments`."""
+    if processes.size == 1:
+        return moments
+    count = torch.tensor(float(moments.count), dtype=torch.float64)
+    total = count.clone()
+    processes.add(total)
+    own = moments.mean if moments.count else torch.zeros(dims, dtype=torch.float64)
+    mean = own * (count / total)
+    processes.add(mean)
+    scatter = moments.scatter if moments.count else torch.zeros(dims, dims, dtype=torch.float64)
+    scatter = scatter.addr(own - mean, own - mean, alpha=moments.count)
+    processes.add(scatter)
+    return Moments(int(total), mean, scatter)
 
 
 def dataset_batches(dataset: ImageDataset, positions: Sequence[int] | np.ndarray) -> Iterator[Tensor]:

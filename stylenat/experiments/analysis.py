@@ -124,7 +124,7 @@ class Comparison:
         low: lower end of the 95 % interval of the mean.
         high: upper end of it.
         p: exact, two-sided; NaN without pairs.
-        adjusted: Holm's within the secondary family; the primary contrast's is p itself.
+        adjusted: Holm's within the secondary family; of other contrasts p itself.
         detectable: smallest difference that this design finds with a power of 80 %.
         control_mean: mean score of the control, for proportions.
     """
@@ -178,7 +178,8 @@ class Analysis:
         planned: runs that the grid has.
         scores: of each metric each run's score.
         primary: the primary contrast; None where the grid has none or no pair of it is recorded.
-        secondary: the other contrasts on the grid's metric, and the primary one on the other metric.
+        secondary: the other contrasts that are tested, on the grid's metric.
+        exploratory: those that are not, and the primary one on the other metric.
         spread: of the grid's metric; None where there are too few runs.
         images: generated images of a score.
     """
@@ -189,6 +190,7 @@ class Analysis:
     scores: dict[str, Scores]
     primary: Comparison | None
     secondary: tuple[Comparison, ...]
+    exploratory: tuple[Comparison, ...]
     spread: Spread | None
     images: int
 
@@ -196,6 +198,11 @@ class Analysis:
     def is_complete(self) -> bool:
         """Whether every run of the grid is recorded."""
         return self.recorded == self.planned
+
+    def is_decided(self, *contrasts: Contrast) -> bool:
+        """Whether every run that some contrasts compare is recorded."""
+        scores = self.scores[self.grid.scoring.metric]
+        return all(cell.seed in scores.get(cell.variant, {}) for cell in self.grid.cells_of(contrasts))
 
 
 def analyze(grid: Grid) -> Analysis:
@@ -224,16 +231,18 @@ def analyze_scores(grid: Grid, cells: Sequence[CellScores]) -> Analysis:
     primary = None
     if grid.primary is not None:
         primary = _compare(grid.primary, metric, scores[metric])
-    wanted = [(contrast, metric) for contrast in grid.contrasts[1:]]
-    wanted += [(grid.primary, other)] if grid.primary else []
-    made = [_compare(contrast, name, scores[name]) for contrast, name in wanted]
+    secondary = [_compare(contrast, metric, scores[metric]) for contrast in grid.secondary]
+    exploratory = [_compare(contrast, metric, scores[metric]) for contrast in grid.exploratory]
+    if grid.primary is not None:
+        exploratory.append(_compare(grid.primary, other, scores[other]))
     return Analysis(
         grid=grid,
         recorded=len(cells),
         planned=len(grid.cells()),
         scores=scores,
         primary=primary,
-        secondary=_adjust([comparison for comparison in made if comparison]),
+        secondary=_adjust([found for found in secondary if found]),
+        exploratory=tuple(found for found in exploratory if found),
         spread=measure_spread(cells, metric),
         images=cells[0].protocol["n_fake"] if cells else 0,
     )

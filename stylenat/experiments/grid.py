@@ -1,4 +1,4 @@
-"""The ablation's grid as data: arms, contrasts and runs, read from `ablation.yaml`."""
+"""Grids of runs as data: arms, contrasts and runs, read from `ablation.yaml` and `generators.yaml`."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,8 @@ from stylenat.config import Config
 from stylenat.errors import UserError, unknown
 from stylenat.presets import PRESETS, get_config, run_id
 
-PLAN = Path(__file__).with_name("ablation.yaml")
+ABLATION = Path(__file__).with_name("ablation.yaml")
+GENERATORS = Path(__file__).with_name("generators.yaml")
 MIXED_KERNELS = (3, 5, 7)
 Rule = Callable[[Sequence[int], int], Levels]  # heads of the levels, kernel size → partitions
 
@@ -42,16 +43,18 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """An arm of the ablation.
+    """An arm of an experiment: another rule for what heads see, or another preset.
 
     Attributes:
         name: as its tables name it.
-        rule: what the heads see.
+        rule: what the heads see; None for an arm that is a preset.
+        preset: whose configuration it has; "" for an arm that is a rule, and has the grid's.
         settings: fields of the configuration that it changes besides.
     """
 
     name: str
-    rule: Rule
+    rule: Rule | None = None
+    preset: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,9 +73,19 @@ class Contrast:
     paper: tuple[float, float] | None = None
 
     @property
+    def arms(self) -> tuple[str, str]:
+        """Treatment and control."""
+        return self.treatment, self.control
+
+    @property
     def name(self) -> str:
         """Such as "hydra-2 − na"."""
         return f"{self.treatment} − {self.control}"
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it is judged by a p-value: where something is published. The others are exploratory."""
+        return self.paper is not None
 
     @property
     def sign(self) -> int:
@@ -132,18 +145,20 @@ class Grid:
 
     Attributes:
         name: of the grid; its folder below `results/ablation`.
-        preset: of all runs.
+        plan: the file that it is from.
+        preset: of all runs; "" where arms are presets.
         settings: fields of the preset that are replaced in all runs.
         kernel: kernel size of every rule.
         variants: the arms.
         contrasts: what is compared, the primary contrast first; of arms that the grid has.
         first_seed: of the paired seeds.
         seeds: paired seeds of an arm.
-        primary_seeds: the same of the primary contrast's arms.
+        tested_seeds: the same of the arms of contrasts that are tested.
         scoring: of every run.
     """
 
     name: str
+    plan: Path
     preset: str
     settings: Mapping[str, Any]
     kernel: int
@@ -151,7 +166,7 @@ class Grid:
     contrasts: tuple[Contrast, ...]
     first_seed: int
     seeds: int
-    primary_seeds: int
+    tested_seeds: int
     scoring: Scoring
 
     @property
@@ -159,20 +174,58 @@ class Grid:
         """The primary contrast; None where the grid lacks its arms."""
         return self.contrasts[0] if self.contrasts else None
 
+    @property
+    def secondary(self) -> tuple[Contrast, ...]:
+        """The other contrasts that are tested, a family for Holm's method."""
+        return tuple(contrast for contrast in self.contrasts[1:] if contrast.is_tested)
+
+    @property
+    def exploratory(self) -> tuple[Contrast, ...]:
+        """Contrasts that are described by their intervals alone."""
+        return tuple(contrast for contrast in self.contrasts[1:] if not contrast.is_tested)
+
     def seeds_of(self, variant: str) -> range:
         """The paired seeds of an arm."""
-        primary = self.primary
-        is_primary = primary is not None and variant in (primary.treatment, primary.control)
-        return range(self.first_seed, self.first_seed + (self.primary_seeds if is_primary else self.seeds))
+        is_tested = any(contrast.is_tested and variant in contrast.arms for contrast in self.contrasts)
+        return range(self.first_seed, self.first_seed + (self.tested_seeds if is_tested else self.seeds))
 
     def cells(self) -> list[Cell]:
-        """Every run, all arms of a seed before those of the next: what is paired is finished together."""
+        """Every run in the order in which they are run.
+
+        The primary contrast's arms come first, then those of the secondary ones, then the rest; of these all
+        arms of a seed before those of the next.
+        """
+        primary = (self.primary,) if self.primary else ()
+        names: list[str] = []
         found = []
-        for seed in range(self.first_seed, self.first_seed + max(self.seeds, self.primary_seeds)):
-            for variant in self.variants:
-                if seed in self.seeds_of(variant.name):
-                    found.append(self.cell(variant.name, seed=seed))
+        for contrasts in (primary, self.secondary, self.exploratory):
+            wanted = {name for contrast in contrasts for name in contrast.arms}
+            arms = [variant.name for variant in self.variants if variant.name in wanted - set(names)]
+            found += self._by_seed(arms)
+            names += arms
+        return found + self._by_seed([each.name for each in self.variants if each.name not in names])
+
+    def cells_of(self, contrasts: Sequence[Contrast]) -> list[Cell]:
+        """The runs that some contrasts compare."""
+        names = {name for contrast in contrasts for name in contrast.arms}
+        return [cell for cell in self.cells() if cell.variant in names]
+
+    def _by_seed(self, arms: Sequence[str]) -> list[Cell]:
+        found = []
+        for seed in range(self.first_seed, self.first_seed + max(self.seeds, self.tested_seeds)):
+            found += [self.cell(name, seed=seed) for name in arms if seed in self.seeds_of(name)]
         return found
+
+    def find(self, run: str) -> Cell:
+        """The cell of a run id.
+
+        Raises:
+            UserError: the grid has none.
+        """
+        cells = {cell.run_id: cell for cell in self.cells()}
+        if run not in cells:
+            raise unknown(f"run of grid {self.name}", run, cells)
+        return cells[run]
 
     def variant(self, name: str) -> Variant:
         """The arm of that name, whether or not the grid runs it.
@@ -180,7 +233,7 @@ class Grid:
         Raises:
             UserError: there is none.
         """
-        known = {variant.name: variant for variant in all_variants()}
+        known = {variant.name: variant for variant in (*all_variants(self.plan), *self.variants)}
         if name not in known:
             raise unknown("variant", name, known)
         return known[name]
@@ -204,8 +257,8 @@ class Grid:
             overrides: fields to replace, as of `get_config`; a seed among them comes first.
 
         Raises:
-            UserError: none or several of the first three, an unknown variant, partitions that do not fit,
-                overrides of what the ablation sets, and as of `get_config`.
+            UserError: none or several of the first three, an unknown variant, partitions that do not fit or
+                that arms do not differ in, overrides of what the ablation sets, and as of `get_config`.
         """
         replaced = dict(overrides or {})
         for name in ("partitions", "variant", "paired"):
@@ -218,9 +271,15 @@ class Grid:
             raise UserError(
                 f"a cell changes one thing, and {what} is given: give variant, dilation or partitions"
             )
+        if not (variant or self.preset):
+            raise UserError(f"the arms of {self.name} are generators: give a variant, not {chosen[0]}")
         arm = self.variant(variant) if variant else _custom(dilation, partitions)
         number = self.first_seed if seed is None else seed
-        settings = {**self.settings, "seed": number, **replaced, **arm.settings, "paired": True}
+        settings = {**self.settings, "seed": number, **replaced, **arm.settings}
+        if arm.rule is None:
+            config = get_config(arm.preset, **settings, variant=arm.name)
+            return Cell(self.name, arm.name, config, self.scoring)
+        settings["paired"] = True
         # Only its heads are used: the published rule fits whatever widths the settings give.
         heads = get_config(self.preset, **settings, partitions="").level_heads
         levels = arm.rule(heads, self.kernel)
@@ -237,22 +296,23 @@ def _custom(dilation: int, partitions: str) -> Variant:
 
 
 @functools.cache
-def _plan() -> dict[str, Any]:
-    return yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+def _read(plan: Path) -> dict[str, Any]:
+    return yaml.safe_load(plan.read_text(encoding="utf-8"))
 
 
-def all_variants() -> tuple[Variant, ...]:
-    """Every arm that the plan defines."""
+def all_variants(plan: Path = ABLATION) -> tuple[Variant, ...]:
+    """Every arm that a plan defines."""
     found = []
-    for name, entry in _plan()["variants"].items():
-        settings = {key: value for key, value in entry.items() if key != "rule"}
-        found.append(Variant(name, RULES[entry["rule"]], settings))
+    for name, entry in _read(plan)["variants"].items():
+        settings = {key: value for key, value in entry.items() if key not in ("rule", "preset")}
+        rule = RULES[entry["rule"]] if "rule" in entry else None
+        found.append(Variant(name, rule, entry.get("preset", ""), settings))
     return tuple(found)
 
 
-def grid_names() -> list[str]:
-    """Names of the grids, in the plan's order."""
-    return list(_plan()["grids"])
+def grid_names(plan: Path = ABLATION) -> list[str]:
+    """Names of a plan's grids, in its order."""
+    return list(_read(plan)["grids"])
 
 
 def load_grid(name: str) -> Grid:
@@ -261,27 +321,32 @@ def load_grid(name: str) -> Grid:
     Raises:
         UserError: there is no such grid or preset.
     """
-    grids = _plan()["grids"]
-    if name in grids:
-        entry = dict(grids[name])
-    elif name in PRESETS:
-        entry = {**grids["smoke"], "preset": name, "settings": {}, "score": {"snapshots": 1}}
-    else:
-        raise unknown("grid", name, [*grids, *PRESETS])
+    plan = ABLATION
+    if name in grid_names(GENERATORS):
+        plan = GENERATORS
+    elif name not in (*grid_names(), *PRESETS):
+        raise unknown("grid", name, [*grid_names(), *grid_names(GENERATORS), *PRESETS])
+    grids = _read(plan)["grids"]
+    entry = dict(grids.get(name, grids.get("smoke")))
+    if name not in grids:
+        entry |= {"preset": name, "settings": {}, "score": {"snapshots": 1}}
     names = entry.pop("variants")
-    variants = tuple(variant for variant in all_variants() if variant.name in names)
+    variants = tuple(variant for variant in all_variants(plan) if variant.name in names)
     contrasts = []
-    for contrast in _plan()["contrasts"]:
+    for contrast in _read(plan)["contrasts"]:
         if {contrast["treatment"], contrast["control"]} <= set(names):
             paper = contrast.get("paper")
             pair = tuple(paper) if paper else None
             contrasts.append(Contrast(contrast["treatment"], contrast["control"], pair))
     return Grid(
         name=name,
+        plan=plan,
+        preset=entry.pop("preset", ""),
+        kernel=entry.pop("kernel", 0),
         variants=variants,
         contrasts=tuple(contrasts),
         scoring=Scoring(**entry.pop("score")),
         first_seed=entry.pop("first_seed", 0),
-        primary_seeds=entry.pop("primary_seeds", entry["seeds"]),
+        tested_seeds=entry.pop("tested_seeds", entry["seeds"]),
         **entry,
     )

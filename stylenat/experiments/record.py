@@ -1,6 +1,9 @@
 """From a run to its record: every snapshot scored, the last one looked through for copies."""
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,10 +28,13 @@ from stylenat.reporting.records import (
     ParameterCounts,
     RunRecord,
     check_run_id,
+    read_record,
     record_path,
     write_record,
 )
 from stylenat.sampling.sample import sample_sheet
+
+SMOKE = "smoke"  # the preset that shows that everything works; its records are in nobody's way
 
 
 def score_run(
@@ -39,10 +45,13 @@ def score_run(
     count: int | None = None,
     networks: Mapping[str, FeatureNetwork] = NETWORKS,
     history: bool = True,
+    replace: bool = False,
 ) -> RunRecord:
     """Score every snapshot of a run and write its record under `results/runs/<run id>/`.
 
     The folder then holds `result.json`, `log.csv` (the training log) and `samples.png` (see `sample_sheet`).
+    Where it holds a record with other numbers, a warning names them. A record of another training of the same
+    run, as another machine makes, is replaced only if that is asked for, or where the preset is `SMOKE`.
 
     Args:
         run: a training run.
@@ -51,14 +60,16 @@ def score_run(
         count: generated images for those, as of `evaluate`.
         networks: feature networks by name, as of `evaluate`.
         history: False scores the last snapshot only.
+        replace: whether the record of another training may be replaced.
 
     Returns:
         The record.
 
     Raises:
-        UserError: there is no such device, the run has no snapshot or is damaged, its data have changed or
-            are too few images, the scoring network is missing or altered, or the record can't be written or
-            is being written by another process; all before the first score.
+        UserError: another training of the run is recorded; there is no such device, the run has no snapshot
+            or is damaged, its data have changed or are too few images, the scoring network is missing or
+            altered, or the record can't be written or is being written by another process; all before the
+            first score.
     """
     wanted = [*OFFLINE, *(parse_metrics(metrics) if metrics else ())]
     torch_device = pick_device(device)
@@ -67,15 +78,19 @@ def score_run(
     check_free(folder)
     check_writable(folder / "result.json")
     # Read once, for a training may go on meanwhile.
+    config = run.config
     last = run.last_snapshot()
     last_generator = run.generator(last)
     info = run.info(last)
     log = pd.DataFrame([line for line in run.log() if line["nimg"] <= last])
     snapshots = [nimg for nimg in run.snapshots() if nimg <= last] if history else [last]
     elapsed = _elapsed(run, log, snapshots, info)
+    before = _recorded(folder / "result.json")
+    if before and not replace and config.preset != SMOKE:
+        _check_same_training(run, before, elapsed)
     for nimg in snapshots:
         run.generator(nimg)  # a damaged one shows now
-    dataset = open_dataset(run.config.data, run.config.resolution)
+    dataset = open_dataset(config.data, config.resolution)
     run.check_dataset(dataset)
     check_evaluation(dataset, wanted, count=count, networks=networks)
 
@@ -88,10 +103,54 @@ def score_run(
             entries.append(HistoryEntry(nimg, elapsed[nimg], score.values))
         memorization, _ = nearest_training_images(generator, dataset)
         record = _record(run, info, dataset, generator, score, entries, memorization)
+        changes = _changes(before, record) if before and (replace or before.nimg == record.nimg) else ""
+        if changes:
+            warnings.warn(f"results/runs/{run.id}/result.json held other numbers: {changes}", stacklevel=2)
         write_record(record)
         write_atomically(folder / "log.csv", log.to_csv(index=False, lineterminator="\n"))
         save_png(folder / "samples.png", sample_sheet(generator))
     return record
+
+
+def _recorded(path: Path) -> RunRecord | None:
+    """The record in a file; None where there is none, or a damaged one, which scoring makes again."""
+    try:
+        return read_record(path) if path.is_file() else None
+    except UserError:
+        return None
+
+
+def _check_same_training(run: Run, record: RunRecord, elapsed: Mapping[int, float]) -> None:
+    """Check that a record is of this training: the time that it had taken until a snapshot tells.
+
+    Args:
+        run: that is to be scored.
+        record: that stands in the place of the new one.
+        elapsed: seconds of the run's training, by nimg.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    times = {entry.nimg: entry.seconds for entry in record.history}
+    common = times.keys() & elapsed.keys()
+    if common and all(math.isclose(times[nimg], elapsed[nimg], abs_tol=1e-3) for nimg in common):
+        return
+    about = f"{record.device}, {record.nimg:,} images, {record.minutes:.1f} minutes"
+    commit = f", commit {record.commit[:7]}" if record.commit else ""
+    raise UserError(
+        f"run {run.id} is recorded from another training ({about}{commit}): keep that, or give --replace to "
+        f"put this one in its place, or train another seed"
+    )
+
+
+def _changes(before: RunRecord, after: RunRecord) -> str:
+    """The scores that two records of a run both have and that differ, in words; empty where none does."""
+    changes = []
+    for key, value in after.values.items():
+        old = before.values.get(key)
+        if old is not None and not math.isclose(old.value, value.value, rel_tol=1e-9, abs_tol=1e-12):
+            changes.append(f"{key.title} {old.value:.6g}, now {value.value:.6g}")
+    return "; ".join(changes)
 
 
 def _record(

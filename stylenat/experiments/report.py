@@ -1,8 +1,7 @@
 """The ablation's tables, figures and paragraphs, from what is recorded alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,6 @@ from stylenat.experiments.views import Views, read_views
 from stylenat.figures.ablation import ArmViews, Rung, arm_samples, arm_views, ladder
 from stylenat.figures.attention import head_parts
 from stylenat.figures.results import recorded_samples
-from stylenat.paths import workspace
 from stylenat.reporting import markdown
 from stylenat.reporting.records import RunRecord, read_csv, read_record, record_path
 
@@ -50,10 +48,12 @@ def recorded_grids() -> list[Analysis]:
 
 
 def contrast_table(analysis: Analysis) -> pd.DataFrame:
-    """A row a contrast: mean difference, interval, p-values, what is detectable, the paper's sign."""
-    primary = (analysis.primary,) if analysis.primary else ()
+    """A row a contrast: mean difference, interval, p-values, what is detectable, the paper's sign.
+
+    The primary contrast comes first; those with Holm's p are the secondary ones, the others exploratory.
+    """
     rows = []
-    for found in (*primary, *analysis.secondary):
+    for found in _comparisons(analysis):
         rows.append(
             {
                 "contrast": found.contrast.name,
@@ -62,7 +62,7 @@ def contrast_table(analysis: Analysis) -> pd.DataFrame:
                 "mean difference": number(found.mean, True),
                 "95 % interval": f"{number(found.low, True)} to {number(found.high, True)}",
                 "p": f"{found.p:.3g}",
-                "p, Holm": "primary" if found in primary else f"{found.adjusted:.3g}",
+                "p, Holm": f"{found.adjusted:.3g}" if found in analysis.secondary else "–",
                 "detectable": number(found.detectable),
                 "paper's sign": {-1: "−", 0: "–", 1: "+"}[found.contrast.sign],
             }
@@ -70,14 +70,18 @@ def contrast_table(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _comparisons(analysis: Analysis) -> list[Comparison]:
+    """The primary contrast, the secondary and the exploratory ones."""
+    primary = [analysis.primary] if analysis.primary else []
+    return [*primary, *analysis.secondary, *analysis.exploratory]
+
+
 def arm_table(analysis: Analysis) -> pd.DataFrame:
     """A row an arm: seeds, mean and standard deviation of its scores, images shown, hours of training."""
     grid = analysis.grid
     rows = []
     for variant in grid.variants:
-        records = [
-            record for cell in grid.cells() if (record := _record(cell)) and cell.variant == variant.name
-        ]
+        records = recorded(grid, variant.name)
         row: dict[str, str | int] = {"arm": variant.name, "seeds": len(records)}
         for metric, scores in analysis.scores.items():
             values = list(scores.get(variant.name, {}).values())
@@ -127,6 +131,12 @@ def to_markdown(table: pd.DataFrame) -> str:
     return markdown.table(list(table.columns), table.astype(str).to_numpy().tolist(), text_columns=(0,))
 
 
+def recorded(grid: Grid, variant: str) -> list[RunRecord]:
+    """The records of an arm's runs."""
+    cells = [cell for cell in grid.cells() if cell.variant == variant]
+    return [record for cell in cells if (record := _record(cell))]
+
+
 def _record(cell: Cell) -> RunRecord | None:
     path = record_path(cell.run_id)
     return read_record(path) if read_scores(cell) and path.is_file() else None
@@ -138,8 +148,7 @@ def _record(cell: Cell) -> RunRecord | None:
 def ladder_figure(analysis: Analysis) -> Figure:
     """The ladder of a grid, on its own metric."""
     metric = analysis.grid.scoring.metric
-    found = [analysis.primary, *analysis.secondary]
-    rungs = [_rung(comparison) for comparison in found if comparison and comparison.metric == metric]
+    rungs = [_rung(found) for found in _comparisons(analysis) if found.metric == metric]
     return ladder(rungs, metric_title(metric), analysis.scores[metric])
 
 
@@ -285,33 +294,3 @@ def plan_table(grid: Grid) -> pd.DataFrame:
         row["seeds"] = f"{seeds[0]} to {seeds[-1]}"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def page_blocks() -> dict[Path, dict[str, str]]:
-    """The blocks of README.md and docs/ablation.md that are built from grids, by page and name.
-
-    Raises:
-        UserError: a page without its markers, or damaged records.
-    """
-    analyses = recorded_grids()
-    pages = {workspace("README.md"): {"ablation": readme_block(analyses)}}
-    page = workspace("docs", "ablation.md")
-    if page.is_file():  # a workspace that is no clone has none
-        arms = to_markdown(plan_table(load_grid(PLANNED)))
-        pages[page] = {"arms": arms, "results": page_block(analyses)}
-    for path, blocks in pages.items():
-        markdown.check_blocks(path, blocks)
-    return pages
-
-
-def update_pages(pages: Mapping[Path, Mapping[str, str]] | None = None) -> None:
-    """Rebuild the blocks of README.md and docs/ablation.md.
-
-    Args:
-        pages: as of `page_blocks`, which is the default.
-
-    Raises:
-        UserError: as of `page_blocks`.
-    """
-    for path, blocks in (page_blocks() if pages is None else pages).items():
-        markdown.fill_blocks(path, blocks)

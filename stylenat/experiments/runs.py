@@ -42,7 +42,8 @@ def run_cell(cell: Cell, device: str | None = None) -> tuple[RunRecord, CellScor
     )  # what is missing shows before the training
     run = train(cell.config, device=device)
     record = score_run(run, device, history=False)
-    record_views(cell, run)
+    if run.generator().shows_attention:
+        record_views(cell, run)
     return record, score_cell(cell, run, device)
 
 
@@ -85,22 +86,31 @@ def run_grid(grid: Grid, jobs: int = 1, device: str | None = None) -> None:
     print(f"{grid.name}: {total - len(missing)} of {total} runs are recorded")
     failures = []
     with _workers(jobs) as pool:
-        futures: dict[Future, Cell] = {pool.submit(_run, cell, device): cell for cell in missing}
+        futures: dict[Future, Cell] = {pool.submit(run_one, cell, device): cell for cell in missing}
         for future in as_completed(futures):
             cell = futures[future]
             try:
-                print(f"{cell.variant}, seed {cell.seed}: {future.result()}", flush=True)
+                print(future.result(), flush=True)
             except UserError as error:
                 failures.append(f"{cell.variant}, seed {cell.seed}: {error}")
     if failures:
         raise UserError(f"{len(failures)} of {len(missing)} cells failed; {failures[0]}")
 
 
-def _run(cell: Cell, device: str | None) -> str:
-    """`run_cell` in a worker, and a line about it."""
+def run_one(cell: Cell, device: str | None = None) -> str:
+    """`run_cell`, and a line about it.
+
+    Args:
+        cell: as of `run_cell`.
+        device: as of `run_cell`.
+
+    Raises:
+        UserError: as of `run_cell`.
+    """
     record, scores = run_cell(cell, device)
     metric = cell.scoring.metric
-    return f"{metric} {scores.mean(metric):.4g} after {record.nimg:,} images, {record.minutes:.1f} min"
+    shown = f"{record.nimg:,} images, {record.minutes:.1f} min"
+    return f"{cell.variant}, seed {cell.seed}: {metric} {scores.mean(metric):.4g} after {shown}"
 
 
 @contextmanager

@@ -33,14 +33,17 @@ def verdict(analysis: Analysis) -> str:
     grid = analysis.grid
     if not analysis.recorded:
         return f"No run of {grid.name} is recorded yet: nothing is known."
-    if not analysis.is_complete:
-        return (
-            f"{analysis.recorded} of {analysis.planned} runs of {grid.name} are recorded. The plan is "
-            "to judge when all are: what the figure shows so far decides nothing."
-        )
-    sentences = [_primary(analysis.primary)] if analysis.primary else []
-    sentences += [_secondary(comparison) for comparison in analysis.secondary]
-    sentences += _limits(analysis.secondary)
+    sentences = [] if analysis.is_complete else [_progress(analysis)]
+    if analysis.primary and analysis.is_decided(analysis.primary.contrast):
+        sentences.append(_primary(analysis.primary))
+    if analysis.is_decided(*grid.secondary):
+        sentences += [_secondary(comparison) for comparison in analysis.secondary]
+        sentences += _limits(analysis.secondary)
+    for comparison in analysis.exploratory:
+        if analysis.is_decided(comparison.contrast):
+            sentences.append(_exploratory(comparison))
+    if not analysis.is_decided(*grid.contrasts[:1]):
+        return " ".join(sentences)
     if analysis.spread:
         sentences.append(_spread(analysis.spread))
     config = grid.cells()[0].config
@@ -49,6 +52,14 @@ def verdict(analysis: Analysis) -> str:
         f"mechanism on {config.data} at {config.resolution} pixels, not its FID."
     )
     return " ".join(sentences)
+
+
+def _progress(analysis: Analysis) -> str:
+    grid = analysis.grid
+    text = f"{analysis.recorded} of {analysis.planned} runs of {grid.name} are recorded."
+    if analysis.is_decided(*grid.contrasts[:1]):
+        return f"{text} What is not judged below waits for the rest."
+    return f"{text} A contrast is judged when all its runs are: what the figure shows so far decides nothing."
 
 
 def _primary(found: Comparison) -> str:
@@ -68,6 +79,15 @@ def _secondary(found: Comparison) -> str:
     return (
         f"{_measured(found)}: {contrast.treatment} is {BETTER[sign]}. {_beside_paper(found, sign)}".rstrip()
     )
+
+
+def _exploratory(found: Comparison) -> str:
+    """What an interval says that no test was planned for."""
+    if found.low <= 0 <= found.high:
+        reading = "the interval holds 0"
+    else:
+        reading = f"{found.contrast.treatment} scored {BETTER[1 if found.mean > 0 else -1]}"
+    return f"Exploratory, {_measured(found)}: {reading}."
 
 
 def _limits(family: Sequence[Comparison]) -> list[str]:

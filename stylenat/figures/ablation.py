@@ -64,6 +64,45 @@ def ladder(rungs: Sequence[Rung], label: str, scores: Mapping[str, Mapping[int, 
     return figure
 
 
+@dataclass(frozen=True)
+class ArmScores:
+    """The scores of an arm's runs.
+
+    Attributes:
+        name: of the arm.
+        scores: of its runs.
+        low: lower end of the mean's interval; NaN for none.
+        high: upper end of it.
+    """
+
+    name: str
+    scores: Sequence[float]
+    low: float
+    high: float
+
+
+def arm_scores(arms: Sequence[ArmScores], label: str) -> Figure:
+    """Each run's score as a dot and the mean's interval as a bar, a row an arm.
+
+    Args:
+        arms: from top to bottom.
+        label: of the score.
+    """
+    figure = Figure((WIDTH, 1.0 + 0.45 * len(arms)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, arm in enumerate(arms):
+        color = COLORS[row % len(COLORS)]
+        axes.hlines(row, arm.low, arm.high, color=color, linewidth=2)
+        axes.plot(np.mean(arm.scores), row, "|", color=color, markersize=16, markeredgewidth=2)
+        axes.plot(arm.scores, [row] * len(arm.scores), "o", color=color, markersize=6, alpha=0.6)
+    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.set_title("dots: runs; bar: mean, 95 % interval", loc="left", fontsize=9, color=GRAY)
+    plain_axes(axes)
+    return figure
+
+
 def _draw_scores(axes: Axes, label: str, scores: Mapping[str, Mapping[int, float]]) -> None:
     names = list(scores)
     for seed in sorted({seed for own in scores.values() for seed in own}):

@@ -13,6 +13,7 @@ from stylenat.evaluation.evaluate import nearest_training_images
 from stylenat.figures.attention import attention_figure
 from stylenat.figures.results import (
     bubble_chart,
+    measured_bubble_chart,
     receptive_fields,
     recorded_samples,
     training_curves,
@@ -22,6 +23,7 @@ from stylenat.figures.study import human_study
 from stylenat.paths import workspace
 from stylenat.presets import get_config
 from stylenat.reporting.paper import published_numbers
+from stylenat.reporting.rates import recorded_comparison
 from stylenat.reporting.records import RunRecord, load_records, read_log
 from stylenat.reporting.study import differences, published_groups
 
@@ -37,13 +39,17 @@ def draw_figures() -> dict[str, Figure]:
     avatars = open_dataset(AVATARS, 64, "heldout").stack(range(32))
     level = get_config("ffhq-256").partitions[3]  # 32 × 32 tokens
     queries = {"query in the middle": (16, 16), "query at the border": (0, 3)}
-    groups = published_groups(published_numbers())
+    numbers = published_numbers()
+    groups = published_groups(numbers)
     figures = {
         "bubble_chart": bubble_chart(),
         "human_study": human_study(groups, differences(groups)),
         "receptive_fields": receptive_fields(level, 32, 32, queries),
         "avatars": sample_grid(avatars),
     }
+    comparison = recorded_comparison()
+    if comparison:
+        figures["bubble_chart_measured"] = measured_bubble_chart(comparison, numbers)
     model = workspace("results", "runs", "noto-32-long", "model")
     if model.is_dir():
         figures |= _model_figures(model)

@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from stylenat.attention.partitions import HeadPartition, Partition, format_partitions
@@ -18,13 +19,25 @@ from stylenat.errors import UserError
 from stylenat.evaluation.metrics import SCORE_KEYS, ScoreKey, ScoreValue
 from stylenat.figures.attention import head_parts
 from stylenat.figures.style import COLORS, GRAY, WIDTH, plain_axes
-from stylenat.reporting.paper import published
+from stylenat.reporting.generators import COMPARED
+from stylenat.reporting.paper import Key, PublishedNumbers, published
+from stylenat.reporting.rates import Comparison
 from stylenat.reporting.records import HistoryEntry, RunRecord
 from stylenat.reporting.tables import group_records, shown_keys
 
 LOSSES = {"loss_g": "generator", "loss_d": "discriminator"}
 # Where a bubble's name stands, in points from its center, clear of every other.
 LABELS = {"StyleNAT": (0, 34), "StyleSwin": (0, 34), "StyleGAN-XL": (0, 38), "HiT-L": (0, 43)}
+# Rates differ from machine to machine, so that what keeps these apart are the FIDs.
+MEASURED_LABELS = {
+    "ffhq-256": (0, -36),
+    "styleswin-256": (0, 36),
+    "hit-b": (0, 36),
+    "hit-l": (0, -44),
+    "stylegan-xl-a": (0, 32),
+    "stylegan-xl-e": (0, -38),
+}
+BUBBLE = 24.0  # square points a million parameters
 SCORES_A_ROW = 4  # of the ablation
 REAL_VS_REAL_DASHES = (4, 3)
 NOISE_DASHES = (1, 2)
@@ -112,34 +125,70 @@ def bubble_chart() -> Figure:
     table = paper.pivot(index="system", columns="quantity", values="value").dropna(
         subset=["throughput", "fid"]
     )
-    figure = Figure((WIDTH, 4.6), layout="constrained")
-    axes = figure.subplots()
-    area = 24.0  # square points a million parameters
+    figure, axes = _bubble_axes("Published numbers; nothing here was measured by this project")
     for (system, row), color in zip(table.loc[list(LABELS)].iterrows(), COLORS, strict=False):
-        point = (row["throughput"], row["fid"])
-        axes.scatter(
-            *point, s=area * row["parameters"], color=color, alpha=0.75, edgecolor="white", linewidth=1.5
-        )
-        axes.annotate(
-            f"{system}\n{row['parameters']:.1f} M, FID {row['fid']:.2f}",
-            point, xytext=LABELS[system], textcoords="offset points", ha="center", va="center", fontsize=10,
-        )  # fmt: skip
+        name = f"{system}\n{row['parameters']:.1f} M, FID {row['fid']:.2f}"
+        _bubble(axes, (row["throughput"], row["fid"]), row["parameters"], color, name, LABELS[str(system)])
     axes.set(xlim=(11, 36), ylim=(1.7, 3.1))
-    axes.set_xlabel("throughput, images a second (more is better →)", fontsize=11)
-    axes.set_ylabel("FFHQ-256 FID (← less is better)", fontsize=11)
     arrow = {"arrowstyle": "-|>", "color": GRAY, "linewidth": 1.5}
     axes.annotate(
         "better ", (27, 2.1), (24, 2.3), color=GRAY, ha="right", va="bottom", fontsize=11, arrowprops=arrow
     )
     axes.text(11.4, 1.85, "parameters", color=GRAY, va="center")
     for size, x in ((25, 15.0), (50, 16.8), (100, 19.3)):
-        axes.scatter(x, 1.85, s=area * size, color="#dcdcdc")
+        axes.scatter(x, 1.85, s=BUBBLE * size, color="#dcdcdc")
         axes.text(x, 1.85, f"{size} M", ha="center", va="center", fontsize=8, color="#333333")
-    axes.set_title(
-        "Published numbers; nothing here was measured by this project", loc="left", fontsize=10, color=GRAY
-    )
-    plain_axes(axes)
     return figure
+
+
+def measured_bubble_chart(comparison: Comparison, numbers: PublishedNumbers) -> Figure:
+    """The same chart with rates and parameters of this repository's generators, beside the published FIDs.
+
+    Args:
+        comparison: of the compared generators; others are left out. A line is least to greatest.
+        numbers: of results/paper.csv.
+    """
+    machine = f"{comparison.device}, {comparison.threads} thread{'s' * (comparison.threads != 1)}"
+    figure, axes = _bubble_axes(f"Throughput and parameters measured here ({machine}); FIDs as published")
+    presets = [preset for preset in comparison.presets if preset in COMPARED]
+    for index, preset in enumerate(presets):
+        first = comparison.of(preset)[0]
+        rate = first.images_per_second
+        fid = float(numbers[Key(COMPARED[preset], "fid")].value)
+        size = first.parameters / 1e6
+        color = COLORS[index % len(COLORS)]
+        axes.hlines(fid, rate.low, rate.high, color=color, linewidth=2)
+        name = f"{preset}\n{size:.1f} M, FID {fid:.2f}"
+        _bubble(axes, (rate.median, fid), size, color, name, MEASURED_LABELS[preset])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.15)
+    axes.set_ylim(1.7, 3.3)
+    axes.set_xlabel(f"throughput, images a second at batch {comparison.rates[0].batch} (more is better →)")
+    return figure
+
+
+def _bubble_axes(title: str) -> tuple[Figure, Axes]:
+    """An empty bubble chart."""
+    figure = Figure((WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel("throughput, images a second (more is better →)", fontsize=11)
+    axes.set_ylabel("FFHQ-256 FID (← less is better)", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=10, color=GRAY)
+    plain_axes(axes)
+    return figure, axes
+
+
+def _bubble(
+    axes: Axes, point: tuple[float, float], size: float, color: str, name: str, shift: tuple[int, int]
+) -> None:
+    """A bubble whose area is of millions of parameters, with its name some points beside its center."""
+    axes.scatter(*point, s=BUBBLE * size, color=color, alpha=0.75, edgecolor="white", linewidth=1.5)
+    axes.annotate(
+        name, point, xytext=shift, textcoords="offset points", ha="center", va="center", fontsize=10
+    )  # fmt: skip
 
 
 def receptive_fields(

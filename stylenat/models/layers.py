@@ -219,21 +219,12 @@ class Blur(nn.Module):
         return _fir(x, stride=1, padding=2)
 
 
-def _haar_matrix(x: Tensor) -> Tensor:
-    # Rows: ll, lh (varies vertically), hl, hh; columns: the pixels of a 2 × 2 block, row by row.
-    # Symmetric and orthonormal, so it is its own inverse.
-    signs = [[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]
-    return torch.tensor(signs, device=x.device, dtype=x.dtype) / 2
-
-
 def haar(image: Tensor) -> Tensor:
-    """Haar transform `(B, 3, H, W)` → `(B, 12, H/2, W/2)`: ll of r, g, b, then lh, hl, hh."""
-    blocks = F.pixel_unshuffle(image, 2).unflatten(1, (-1, 4))  # (B, 3, 4, H/2, W/2)
-    return torch.einsum("sp,bcphw->bschw", _haar_matrix(image), blocks).flatten(1, 2)
+    """Haar transform `(B, 3, H, W)` → `(B, 12, H/2, W/2)`: ll of r, g, b, then lh, hl, hh.
 
-
-def inverse_haar(bands: Tensor) -> Tensor:
-    """Inverse of `haar`: `(B, 12, H, W)` → `(B, 3, 2H, 2W)`."""
-    # (B, 3, 4, H, W)
-    blocks = torch.einsum("sp,bschw->bcphw", _haar_matrix(bands), bands.unflatten(1, (4, -1)))
-    return F.pixel_shuffle(blocks.flatten(1, 2), 2)
+    lh varies from row to row, hl from column to column; the transform is orthonormal.
+    """
+    top, bottom = image.unflatten(2, (-1, 2)).unbind(3)  # (B, 3, H/2, W) each
+    low, high = (x.unflatten(3, (-1, 2)).unbind(4) for x in (top + bottom, top - bottom))  # (B, 3, H/2, W/2)
+    bands = [low[0] + low[1], high[0] + high[1], low[0] - low[1], high[0] - high[1]]
+    return torch.cat(bands, dim=1) / 2

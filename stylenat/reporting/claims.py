@@ -1,7 +1,8 @@
 """The numbers of the paper's abstracts, recomputed: operands → arithmetic → verdict.
 
 A claim is data: which rows of results/paper.csv it is computed from, how, and which row it has to agree with.
-So a wrong number there changes the verdict. What this repository counts itself stands in columns of its own.
+So a wrong number there changes the verdict. What this repository counts and measures itself stands in columns
+of its own.
 """
 
 import functools
@@ -20,6 +21,7 @@ from stylenat.models.build import build_generator
 from stylenat.presets import PRESETS
 from stylenat.reporting import markdown
 from stylenat.reporting.paper import Key, PublishedNumber, PublishedNumbers
+from stylenat.reporting.rates import recorded_comparison
 
 MILLION = 10**6
 
@@ -89,8 +91,8 @@ class CheckedClaim:
         number: what it claims.
         published: what the published operands give.
         published_text: the same with its arithmetic.
-        counted: what counts of this repository give, by their presets.
-        counted_text: the same in words; empty where nothing is counted.
+        counted: what this repository's counts or measured rates give, by presets.
+        counted_text: the same in words; empty where there are none.
         verdict: whether that is the claim, to its printed digits.
     """
 
@@ -104,7 +106,7 @@ class CheckedClaim:
 
 
 class Setting(NamedTuple):
-    """A preset whose parameters can be compared with a published number.
+    """A preset whose parameters or rate can be compared with a published number.
 
     Attributes:
         key: the published number.
@@ -197,7 +199,10 @@ CLAIMS = (
           Arithmetic("{ours} / {theirs}", _times, "×"), {"ours": RATE, "theirs": THEIR_RATE}),
 )  # fmt: skip
 
-AGREES = "Published numbers agree with a claim if they give it to its printed digits."
+AGREES = (
+    "Published numbers agree with a claim if they give it to its printed digits. Rates measured here, at the "
+    "smallest batch, stand beside them and decide no verdict: of the published ones no hardware is known."
+)
 GUESSED = "inferred; a hit among thousands of settings is no proof"
 UNDOCUMENTED = "documented nowhere for FFHQ"
 SETTINGS = (
@@ -211,6 +216,11 @@ SETTINGS = (
     Setting(THEIR_SIZE, "stylegan-xl-e", GUESSED),
     Setting(Key("HiT-L", "parameters"), "hit-l", "inferred"),
     Setting(Key("HiT-B", "parameters"), "hit-b"),
+)
+RATED = (
+    Setting(RATE, "ffhq-256"),
+    Setting(THEIR_RATE, "stylegan-xl-a", "its README's FFHQ setting"),
+    Setting(THEIR_RATE, "stylegan-xl-e", GUESSED),
 )
 CLASS_EMBEDDING = 320_000  # in StyleGAN-XL's published networks; without use for faces, so not built here
 EMBEDDING_NOTE = (
@@ -266,26 +276,40 @@ def check(claim: Claim, numbers: PublishedNumbers) -> CheckedClaim:
 
 
 def _count(claim: Claim) -> tuple[dict[str, Decimal], str, bool]:
-    """What a claim is by counts: results by presets, as text, whether all are the published networks.
+    """What a claim is by own numbers: results by presets, as text, whether they are of what was published.
 
-    Nothing where an operand can't be counted; every combination where one has several settings.
+    Nothing where an operand has none; every combination where one has several settings.
     """
     choices = []
+    values: dict[Setting, Decimal] = {}
     for key in claim.operands.values():
-        choices.append([setting for setting in SETTINGS if setting.key == key and count_of(setting)])
+        own = {setting: own_value(setting) for setting in (*SETTINGS, *RATED) if setting.key == key}
+        choices.append([setting for setting, value in own.items() if value])
+        values |= own
     results = {}
     texts = []
     is_known = True
     for combination in itertools.product(*choices):
-        counts = dict(zip(claim.operands, map(count_of, combination), strict=True))
-        result = claim.arithmetic.compute(**{name: Decimal(count) for name, count in counts.items()})
+        operands = {name: values[setting] for name, setting in zip(claim.operands, combination, strict=True)}
+        result = claim.arithmetic.compute(**operands)
         rival = combination[-1]
         results[rival.preset] = result
         doubt = f"({rival.doubt})" if rival.doubt else ""
         parts = (f"{rival.preset}:", _rounded(result), claim.arithmetic.unit, doubt)
         texts.append(" ".join(filter(None, parts)))
         is_known = is_known and not any(setting.doubt for setting in combination)
-    return results, "; ".join(texts), is_known
+    comparison = recorded_comparison()
+    where = f"{comparison.machine}: " if comparison and texts and claim.operands["ours"] == RATE else ""
+    return results, where + "; ".join(texts), is_known
+
+
+def own_value(setting: Setting) -> Decimal:
+    """The setting's parameters, or its recorded images a second at the smallest batch; 0 for none."""
+    if setting not in RATED:
+        return Decimal(count_of(setting))
+    comparison = recorded_comparison()
+    rates = comparison.of(setting.preset) if comparison else []
+    return Decimal(str(rates[0].images_per_second.median)) if rates else Decimal(0)
 
 
 def count_of(setting: Setting) -> int:
@@ -309,7 +333,7 @@ def check_claims(numbers: PublishedNumbers) -> list[CheckedClaim]:
 
 
 def claims_frame(checked: Sequence[CheckedClaim]) -> pd.DataFrame:
-    """The claims as raw values, a row a claim; by published numbers and by counts in columns apart."""
+    """The claims as raw values, a row a claim; by published numbers and by own ones in columns apart."""
     rows = []
     for one in checked:
         claim = one.claim
@@ -331,7 +355,7 @@ def claims_frame(checked: Sequence[CheckedClaim]) -> pd.DataFrame:
 
 
 def claims_table(checked: Sequence[CheckedClaim]) -> str:
-    """The claims in Markdown: sentence, where, arithmetic by published numbers and by counts, verdict."""
+    """The claims in Markdown: sentence, where, arithmetic by published numbers and by own ones, verdict."""
     rows = []
     for one in checked:
         claim = one.claim
@@ -340,7 +364,7 @@ def claims_table(checked: Sequence[CheckedClaim]) -> str:
         sentence = f"{number} {claim.sentence}" if claim.arithmetic.unit else f"{claim.sentence}: {number}"
         cells = [sentence, claim.where, one.published_text, one.counted_text or "–", one.verdict + takes]
         rows.append(cells)
-    head = ["the abstract says", "in", "by published numbers", "by counts made here", "verdict"]
+    head = ["the abstract says", "in", "by published numbers", "counted or measured here", "verdict"]
     return markdown.table(head, rows, text_columns=range(5)) + "\n"
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from stylenat.errors import UserError
+from stylenat.evaluation.intervals import welch_error
 from stylenat.paths import find_path
 from stylenat.reporting import markdown
 from stylenat.reporting.paper import PublishedNumbers
@@ -106,10 +107,9 @@ def differences(groups: Sequence[Group]) -> list[Difference]:
 
 def _welch(ours: Group, theirs: Group) -> Difference:
     value = ours.mean - theirs.mean
-    variance = ours.error**2 + theirs.error**2
-    freedom = variance**2 / sum(group.error**4 / (group.people - 1) for group in (ours, theirs))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
-    p = 2 * float(stats.t.sf(abs(value) / variance**0.5, freedom))
+    error, freedom = welch_error(ours.error, ours.people, theirs.error, theirs.people)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    p = 2 * float(stats.t.sf(abs(value) / error, freedom))
     return Difference(theirs.model, value, value - reach, value + reach, p)
 
 

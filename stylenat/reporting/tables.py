@@ -19,8 +19,10 @@ from stylenat.reporting.claims import (
     parameters_table,
     sources_list,
 )
+from stylenat.reporting.generators import CHART, comparison_frame, comparison_text
 from stylenat.reporting.paper import Key, published_numbers
 from stylenat.reporting.protocol import check_same_data, check_same_protocol
+from stylenat.reporting.rates import read_comparisons
 from stylenat.reporting.records import RunRecord, load_records
 
 PUBLISHED = {  # column of the table: quantity, dataset and resolution in results/paper.csv
@@ -195,18 +197,25 @@ def _runs_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
 
 def _ablation_table(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, str]:
     sections = [] if records else ["### Ablation\n\nNone recorded yet.\n"]
-    for key, group in group_records(records).items():
-        empty: Row = {}
-        for record in group:
-            empty |= dict.fromkeys(_variant_row(record), "–")
-        rows = []
-        for record, scores in zip(group, _score_cells(group), strict=True):
-            variant = empty | _variant_row(record)
-            rows.append({**variant, "seed": record.seed, "images shown": f"{record.nimg:,}", **scores})
-        lengths = ", ".join(f"{nimg:,}" for nimg in sorted({record.nimg for record in group}))
-        note = f"Short runs of {lengths} images: compare these rows with each other only.\n\n"
-        sections.append(f"{_heading('Ablation', key, group)}{note}{_table(rows)}")
+    for key, whole in group_records(records).items():
+        for nimg in sorted(
+            {record.nimg for record in whole}
+        ):  # a section for each length, and so for each grid
+            group = [record for record in whole if record.nimg == nimg]
+            note = f"Short runs of {nimg:,} images: compare these rows with each other only.\n\n"
+            sections.append(f"{_heading('Ablation', key, group)}{note}{_table(_ablation_rows(group))}")
     return _frame([_variant_row(record) | _raw_row(record) for record in records]), "\n".join(sections)
+
+
+def _ablation_rows(group: Sequence[RunRecord]) -> list[Row]:
+    empty: Row = {}
+    for record in group:
+        empty |= dict.fromkeys(_variant_row(record), "–")
+    rows = []
+    for record, scores in zip(group, _score_cells(group), strict=True):
+        variant = empty | _variant_row(record)
+        rows.append({**variant, "seed": record.seed, "images shown": f"{record.nimg:,}", **scores})
+    return rows
 
 
 def _published_table() -> tuple[pd.DataFrame, str]:
@@ -252,6 +261,13 @@ def _claims_tables() -> tuple[pd.DataFrame, str, str]:
     return claims_frame(checked), page, f"{table}\n{conclusion}\n"
 
 
+def _generators_table() -> tuple[pd.DataFrame, str]:
+    """The generators timed side by side; measured and published in columns apart."""
+    comparisons = read_comparisons()
+    numbers = published_numbers()
+    return comparison_frame(comparisons, numbers), comparison_text(comparisons, numbers)
+
+
 def side_by_side() -> pd.DataFrame:
     """Published FIDs beside our runs' scores, in columns apart: a row a system or run."""
     paper = _published_table()[0].set_index("system").filter(like="FID")
@@ -268,13 +284,13 @@ def side_by_side() -> pd.DataFrame:
 
 
 def build_tables() -> dict[str, str]:
-    """Write results/tables/{published,runs,ablation,claims}.{csv,md} from the records and paper.csv.
+    """Write results/tables/{published,runs,ablation,claims,generators}.{csv,md} from records and paper.csv.
 
     CSV holds raw values, Markdown rounded ones.
 
     Returns:
-        The Markdown of "published", "runs", "ablation" and "claims", and README's part of the last,
-        "readme-claims".
+        The Markdown of "published", "runs", "ablation", "claims" and "generators", and README's part of the
+        claims, "readme-claims".
 
     Raises:
         UserError: a broken record, scores of different protocols for the same images (names both runs), or a
@@ -294,6 +310,7 @@ def _tables() -> dict[str, tuple[pd.DataFrame | None, str]]:
         "runs": _runs_table([record for record in records if not record.variant]),
         "ablation": _ablation_table([record for record in records if record.variant]),
         "claims": (claims, claims_text),
+        "generators": _generators_table(),
         "readme-claims": (None, claims_summary),
     }
 
@@ -315,12 +332,13 @@ def update_readme(path: Path | None = None) -> None:
             written then.
     """
     readme = path or workspace("README.md")
-    markdown.check_blocks(readme, ("results", "claims"))  # before anything is written
+    markdown.check_blocks(readme, ("results", "claims", "generators"))  # before anything is written
     check_writable(readme)
     tables = _tables()
     bodies = {
         "results": "\n".join(tables[name][1] for name in ("runs", "published")),
         "claims": tables["readme-claims"][1],
+        "generators": tables["generators"][1] + (f"\n{CHART}\n" if read_comparisons() else ""),
     }
     _write(tables)
     markdown.fill_blocks(readme, bodies)

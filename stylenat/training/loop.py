@@ -18,6 +18,7 @@ from stylenat.config import Config
 from stylenat.data.dataset import ImageDataset, open_dataset
 from stylenat.data.loader import batches
 from stylenat.device import check_compile, peak_memory, pick_device
+from stylenat.distributed import Processes, joined
 from stylenat.errors import Stopped, UserError
 from stylenat.evaluation.evaluate import check_evaluation, evaluate
 from stylenat.images import save_png
@@ -33,6 +34,7 @@ from stylenat.training.trainer import Trainer, training_precision
 
 LOG_LINES = 20  # from one snapshot to the next
 Info = dict[str, Any]
+NO_PAST: Info = {"seconds": 0.0, "peak_memory_bytes": 0}
 
 
 def check_folder(config: Config, folder: Path | str | None = None) -> None:
@@ -77,7 +79,7 @@ def check_training(
     training_precision(config, torch_device)
     check_folder(config, folder)
     run = _run(config, folder)
-    dataset = open_dataset(config.data, config.resolution, "train")
+    dataset = _training_images(config)
     run.check_dataset(dataset)
     if config.batch_size > len(dataset):
         raise UserError(
@@ -89,6 +91,26 @@ def check_training(
     if config.compile:
         check_compile(torch_device)
     return dataset
+
+
+def go_back(config: Config, nimg: int, folder: Path | str | None = None, device: str | None = None) -> None:
+    """Make an older snapshot a run's newest, from which `train` goes on; those after it are removed.
+
+    Args:
+        config: as of `train`.
+        nimg: of the snapshot.
+        folder: as of `train`.
+        device: as of `train`.
+
+    Raises:
+        UserError: as of `check_training`; there is no such training state, or it is damaged. Nothing is
+            removed then.
+    """
+    check_training(config, folder, device)
+    run = _run(config, folder)
+    run.state_path(nimg)
+    with hold(run.path):
+        run.go_back(nimg)
 
 
 def train(
@@ -116,21 +138,38 @@ def train(
             snapshot.
         Stopped: after a signal.
     """
-    dataset = check_training(config, folder, device, score_every=score_every)
     run = _run(config, folder)
-    trainer = Trainer(config, pick_device(device))
-    with contextlib.nullcontext() if _is_complete(run, config, score_every) else hold(run.path):
-        run.begin(config)
-        run.keep_dataset(dataset)
-        means = _Means()
-        clock = _Clock(trainer, _resume(run, trainer, means))
-        _complete(run, trainer, dataset, score_every)
-        _steps(run, trainer, clock, means, dataset, score_every)
+    with joined() as processes:
+        processes.check_batch(config.batch_size, config.accumulate)
+        torch_device = processes.pick_device(device)
+        if processes.is_first:
+            dataset = check_training(config, folder, str(torch_device), score_every=score_every)
+        else:
+            dataset = _training_images(config)
+        processes.check_same("training images", dataset.names)
+        trainer = Trainer(config, torch_device, processes)
+        writes = processes.is_first and not _is_complete(run, config, score_every)
+        with hold(run.path) if writes else contextlib.nullcontext():
+            means = _Means()
+            past = NO_PAST
+            if processes.is_first:
+                run.begin(config)
+                run.keep_dataset(dataset)
+                past = _resume(run, trainer, means)
+            _share_state(trainer, processes)
+            clock = _Clock(trainer, past)
+            if processes.is_first:
+                _complete(run, trainer, dataset, score_every)
+            _steps(run, trainer, clock, means, dataset, score_every)
     return run
 
 
 def _run(config: Config, folder: Path | str | None) -> Run:
     return Run(Path(folder or workspace("runs")) / run_id(config))
+
+
+def _training_images(config: Config) -> ImageDataset:
+    return open_dataset(config.data, config.resolution, "train")
 
 
 def _check_space(run: Run, config: Config) -> None:
@@ -179,14 +218,26 @@ def _resume(run: Run, trainer: Trainer, means: "_Means") -> Info:
     """Load the newest state into the trainer and the means, and return what was measured until then."""
     restored = run.restore()
     if restored is None:
-        return {"seconds": 0.0, "peak_memory_bytes": 0}
+        return NO_PAST
     state, info = restored
     try:
         trainer.load_state(state, info["nimg"])
     except (KeyError, RuntimeError, ValueError):
-        raise UserError(f"{run.state_path()} holds other tensors: delete it, then resume") from None
+        raise UserError(f"{run.state_path()} holds other tensors: {run.advice()}") from None
     means.losses = info.get("losses", {})
     return info
+
+
+def _share_state(trainer: Trainer, processes: Processes) -> None:
+    """Give every process what the first one begins with or resumes."""
+    if processes.size == 1:
+        return
+    nimg = processes.broadcast(trainer.nimg)
+    state = {}
+    for part, tensors in trainer.state().items():
+        state[part] = processes.broadcast({name: tensor.cpu() for name, tensor in tensors.items()})
+    if not processes.is_first:
+        trainer.load_state(state, nimg)
 
 
 def _complete(run: Run, trainer: Trainer, dataset: ImageDataset, score_every: int) -> None:
@@ -211,8 +262,16 @@ def _steps(
         Stopped: after a signal, when the step is done and a snapshot saved.
     """
     config = trainer.config
+    processes = trainer.processes
     log_every = max(config.snapshot // LOG_LINES, 1)
-    stream = batches(dataset, config.batch_size, seed=config.seed, start=trainer.nimg, flips=config.flips)
+    stream = batches(
+        dataset,
+        config.batch_size,
+        seed=config.seed,
+        start=trainer.nimg,
+        flips=config.flips,
+        rows=processes.rows(config.batch_size, config.accumulate),
+    )
     bar = progress(total=config.nimg, initial=trainer.nimg, unit="img", desc=run.id)
     with bar, StopSignals() as stop:
         while trainer.nimg < config.nimg:
@@ -223,20 +282,23 @@ def _steps(
             means.add(losses)
             saves = _passes(config.snapshot, before, config)
             scores = score_every > 0 and _passes(score_every, before, config)
-            caught = stop.caught
+            caught = processes.largest(stop.caught or 0)  # all stop after the same step
             if saves or scores or caught:
                 _check_weights(trainer, before // config.batch_size, run)
+                _check_alike(trainer)
             line = None
             if saves or _passes(log_every, before, config):
                 line = clock.info() | means.take()
-                run.add_to_log(line)
+                if processes.is_first:
+                    run.add_to_log(line)
             # Before the snapshot, from which a stop here would go on: no score is left out.
             if scores:
-                score = evaluate(trainer.ema, dataset)
-                run.keep_score(trainer.nimg, trainer.ema, score.values)
-            if saves:
+                score = evaluate(trainer.ema, dataset, processes=processes)
+                if processes.is_first:
+                    run.keep_score(trainer.nimg, trainer.ema, score.values)
+            if saves and processes.is_first:
                 _save_snapshot(run, trainer, clock, {"line": line})
-            elif caught:
+            elif caught and processes.is_first:
                 _save_snapshot(run, trainer, clock, {"interrupted": True, "losses": means.losses})
             if caught and trainer.nimg < config.nimg:
                 message = f"stopped and saved at nimg={trainer.nimg}; the same command goes on from there"
@@ -252,6 +314,8 @@ class _Clock:
         self.began = time.perf_counter()
         self.call = count_call()  # backends that were chosen for other networks are none of this run's
         self.provenance = provenance(trainer.device)  # now: the sources may change while this process runs
+        if trainer.processes.size > 1:
+            self.provenance["device"] = f"{trainer.processes.size} × {self.provenance['device']}"
 
     def info(self) -> Info:
         seconds = self.past["seconds"] + time.perf_counter() - self.began
@@ -304,6 +368,19 @@ def _check_weights(trainer: Trainer, step: int, run: Run) -> None:
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise _stopped(step, f"{name} of {part} holds NaN or infinity", run)
+
+
+def _check_alike(trainer: Trainer) -> None:
+    """Check that every process has the same networks and optimizers, which equal arithmetic alone keeps so.
+
+    Raises:
+        UserError: they differ.
+    """
+    if trainer.processes.size > 1:
+        sums = []
+        for tensors in trainer.state().values():
+            sums += [tensor.double().sum().cpu() for tensor in tensors.values()]
+        trainer.processes.check_same("weights", torch.stack(sums).tolist())
 
 
 def _stopped(step: int, why: str, run: Run) -> UserError:

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stylenat.checkpoints.tensors import optimizer_tensors, restore_optimizer
 from stylenat.config import Config
 from stylenat.device import Precision, keep_freed_memory, pick_precision
+from stylenat.distributed import ALONE, Processes
 from stylenat.images import normalize
 from stylenat.models.build import build_discriminator, build_generator, share_first_weights
 from stylenat.training.augment import augment
@@ -43,6 +44,7 @@ class Trainer:
     Args:
         config: of the run.
         device: to train on.
+        processes: that train together, each on its share of every batch.
 
     Attributes:
         precision: of large products.
@@ -53,10 +55,11 @@ class Trainer:
         nimg: images shown so far.
     """
 
-    def __init__(self, config: Config, device: torch.device | str) -> None:
+    def __init__(self, config: Config, device: torch.device | str, processes: Processes = ALONE) -> None:
         keep_freed_memory()
         torch.manual_seed(config.seed)
         self.config = config
+        self.processes = processes
         self.device = torch.device(device)
         self.precision = training_precision(config, self.device)
         self.generator = build_generator(config).to(device)
@@ -84,10 +87,10 @@ class Trainer:
         """One step: D's update, R1's where it is due, G's, the average's; advances `nimg`.
 
         Args:
-            images: real ones, uint8 `(B, 3, R, R)`.
+            images: real ones, uint8 `(B, 3, R, R)`; of several processes its rows, see `Processes.rows`.
 
         Returns:
-            The losses "loss_d", "loss_g" and, where it was due, "r1", scalars.
+            The losses "loss_d", "loss_g" and, where it was due, "r1", scalars, of all processes.
         """
         config = self.config
         torch.manual_seed(int(np.random.SeedSequence([config.seed, self.nimg]).generate_state(1)[0]))
@@ -97,8 +100,9 @@ class Trainer:
         if self.nimg // config.batch_size % config.r1_interval == 0:
             losses["r1"] = self._r1_step(real)
         losses["loss_g"] = self._generator_step(real)
-        self.nimg += len(real)
-        self._update_ema(len(real))
+        shown = len(real) * self.processes.size
+        self.nimg += shown
+        self._update_ema(shown)
         return losses
 
     def _set_learning_rates(self) -> None:
@@ -120,10 +124,11 @@ class Trainer:
         return self._augmented(images) if self.config.diffaugment else images
 
     def _augmented(self, images: Tensor) -> Tensor:
-        return augment(images, self.config.flips)
+        return augment(images, self.config.flips, self.processes)
 
     def _latents(self, batch: int) -> Tensor:
-        return torch.randn(batch, self.config.latent_dim, device=self.device, dtype=self.generator.dtype)
+        size = (batch * self.processes.size, self.config.latent_dim)
+        return self.processes.share(torch.randn(size, device=self.device, dtype=self.generator.dtype))
 
     def _logits(self, images: Tensor) -> Tensor:
         """D's logits, in float32 under autocast as well: on a CPU that leaves the losses in bfloat16."""
@@ -174,10 +179,10 @@ class Trainer:
         Args:
             name: of the optimizer.
             losses: of a micro-batch, the loss to descend and the one to report.
-            real: the whole batch.
+            real: the whole batch, or this process's share of it.
 
         Returns:
-            The mean of the reported losses.
+            The mean of the reported losses, over all processes.
         """
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
@@ -186,10 +191,12 @@ class Trainer:
             loss, report = losses(part)
             (loss / self.config.accumulate).backward()
             reports.append(report.detach())
+        mean = torch.stack(reports).mean()
+        self.processes.average([*_gradients(optimizer), mean])
         if name == "discriminator":
             nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.clip_norm)
         optimizer.step()
-        return torch.stack(reports).mean()
+        return mean
 
     @torch.no_grad()
     def _update_ema(self, batch: int) -> None:
@@ -230,6 +237,14 @@ class Trainer:
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """The gradients that there are: a loss need not reach every parameter."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                yield parameter.grad
 
 
 def _adam(module: nn.Module, lr: float, beta2: float) -> torch.optim.Adam:

@@ -96,6 +96,7 @@ def na2d(q, k, v, kernel_size, dilation, scale):
 def test_natten_is_differentiated_once_alone(monkeypatch):
     """Its kernels' own backward pass has no derivative, and says nothing about it."""
     monkeypatch.setattr(natten, "installed", lambda: True)
+    monkeypatch.setattr(natten, "installed_version", lambda: "0.21.7")
     monkeypatch.setitem(sys.modules, "natten", SimpleNamespace(na2d=na2d))
     tensors = inputs(requires_grad=True)
     out = neighborhood_attention(*tensors, PARTITIONS, backend="natten")

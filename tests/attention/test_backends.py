@@ -9,7 +9,7 @@ import torch
 from helpers import make_inputs, refusal, relative_error
 
 from stylenat.attention import dispatch as auto
-from stylenat.attention import fused, tiled
+from stylenat.attention import fused, natten, tiled
 from stylenat.attention.dispatch import choices
 from stylenat.attention.functional import neighborhood_attention
 from stylenat.attention.partitions import parse_partitions
@@ -61,6 +61,34 @@ def test_natten_not_installed():
     assert text.startswith("attention backend 'natten' needs NATTEN")
 
 
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [
+        ("0.21.7", False),
+        ("0.21.7+torch2130cu130", False),
+        ("0.22.0", False),
+        ("1.0.0", False),
+        ("0.21.6+torch2120cu130", True),
+        ("0.21.6.dev5+cu128.torch210", True),
+        ("0.9.9", True),
+        ("", True),
+    ],
+)
+def test_an_old_natten_is_refused(version, old, monkeypatch):
+    """Those before 0.21.7 could give NaN for v's gradient."""
+    assert natten.is_too_old(version) is old
+    if not old:
+        return
+    monkeypatch.setattr(natten, "installed", lambda: True)
+    monkeypatch.setattr(natten, "installed_version", lambda: version)
+    partitions = parse_partitions("1x3@1")
+    q, k, v, _ = make_inputs(1, 8, 8, partitions)
+    assert refusal(neighborhood_attention, q, k, v, partitions, backend="natten") == (
+        f"attention backend 'natten' needs NATTEN 0.21.7 or later, and {version or 'none'} is installed: "
+        "its gradient of v could be NaN; update it, or take tiled"
+    )
+
+
 # The choice. Candidates are injected: `calls` counts how often each was called.
 
 
@@ -98,6 +126,11 @@ def wrong_gradient(q, k, v, partitions, bias, scale):
     """Right forwards, but k's gradient is a tenth too large."""
     k = k.detach() + 1.1 * (k - k.detach())
     return tiled.attend(q, k, v, partitions, bias, scale)
+
+
+def not_a_number(q, k, v, partitions, bias, scale):
+    """Right but for v's gradient, which is NaN, as NATTEN's could be before 0.21.7."""
+    return tiled.attend(q, k, v + 0 * (v - v.detach()).sqrt(), partitions, bias, scale)
 
 
 def broken(*call):
@@ -151,6 +184,7 @@ def test_auto_measures_a_kind_of_call_once(inject):
     [
         (wrong, "relative error "),
         (wrong_gradient, "relative error "),
+        (not_a_number, "relative error nan"),
         (broken, "RuntimeError: no kernel image is available"),
     ],
 )

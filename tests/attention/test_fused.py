@@ -1,7 +1,6 @@
 """The fused backend for CPUs against the reference. Where Numba is missing, only what it says then."""
 
 import os
-import random
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,9 +13,9 @@ from stylenat.attention import dispatch, fused
 from stylenat.attention.functional import neighborhood_attention
 from stylenat.attention.layers import HydraNeighborhoodAttention
 from stylenat.attention.partitions import HeadPartition, parse_partitions
+from stylenat.benchmark.exactness import random_cases, worst_error
 
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="needs Numba: pip install 'stylenat[fused]'")
-SIZES = (3, 5, 7)  # each is compiled, for one or two numbers of channels
 
 
 def results(inputs, partitions, backend, weights):
@@ -32,38 +31,22 @@ def lower(inputs, dtype=torch.float32):
     return (*low[:3], low[3:])
 
 
-def worst_error(inputs, partitions, weights, dtype=torch.float32):
+def error(inputs, partitions, weights, dtype=torch.float32):
     expected = results(inputs, partitions, "reference", weights)
     actual = results(lower(inputs, dtype), partitions, "fused", weights)
     return max(relative_error(x, y) for x, y in zip(actual, expected, strict=True))
 
 
-def random_case(rng):
-    """Partitions, uneven and of several kernel sizes, and a grid they fit, of any residue; some are long."""
-    partitions = tuple(
-        HeadPartition(rng.randint(1, 3), rng.choice(SIZES), rng.randint(1, 5))
-        for _ in range(rng.randint(1, 3))
-    )
-    least = max(part.kernel_size * part.dilation for part in partitions)
-    grid = [max(least, rng.randint(3, 14)), max(least, rng.randint(3, 14))]
-    if rng.random() < 1 / 2:
-        grid[rng.randrange(2)] = max(least, rng.randint(20, 150))
-    return partitions, *grid
-
-
 @needs_numba
 def test_fused_equals_reference_on_random_cases():
-    rng = random.Random(0)
-    torch.manual_seed(0)
-    worst, banded = 0.0, 0
-    for _ in range(200):
-        partitions, height, width = random_case(rng)
-        channels = rng.choice((1, 3, 8))
-        inputs = make_inputs(rng.randint(1, 2), height, width, partitions, head_dim=channels)
-        worst = max(worst, worst_error(inputs, partitions, torch.randn_like(inputs[0])))
-        banded += height // min(part.dilation for part in partitions) >= 64
-    print(f"worst relative error of 200 cases: {worst:.1e} ({banded} in bands)")
-    assert worst < 2e-6 and banded >= 10
+    """200 of them; the page of numbers shows the same error."""
+    assert (
+        sum(case.height // min(part.dilation for part in case.partitions) >= 64 for case in random_cases())
+        > 9
+    )
+    worst = worst_error("fused")
+    print(f"worst relative error of 200 cases: {worst:.1e}")
+    assert worst < 1e-6
 
 
 @needs_numba
@@ -72,7 +55,7 @@ def test_channels_of_whole_vectors_and_of_others(channels):
     torch.manual_seed(0)
     partitions = parse_partitions("1x3@1,1x3@2")
     inputs = make_inputs(2, 17, 15, partitions, head_dim=channels)
-    assert worst_error(inputs, partitions, torch.randn_like(inputs[0])) < 2e-6
+    assert error(inputs, partitions, torch.randn_like(inputs[0])) < 2e-6
 
 
 @needs_numba
@@ -171,7 +154,7 @@ def test_items_hold_every_query_row_once_and_share_no_key_within_a_turn():
     assert heads[:, 0].tolist() == [1, 3, 1] and len(work) > 3
     rows = {}
     for some in work:
-        size = len(some.kernel)
+        size = some.size
         seen = set()
         for image, head, residue, first, last in some.items.tolist():
             length = -(-(150 - residue) // heads[head, 0])
@@ -313,8 +296,24 @@ neighborhood_attention(q, q, q, parse_partitions("1x3@1"), backend="fused")
 def test_the_package_does_not_import_numba():
     run(
         "import sys, stylenat.cli, stylenat.attention.dispatch, stylenat.attention.layers\n"
-        "assert 'numba' not in sys.modules and 'llvmlite' not in sys.modules"
+        "assert 'numba' not in sys.modules and 'llvmlite' not in sys.modules\n"
+        "assert 'stylenat.attention.triton_kernels' not in sys.modules"
     )
+
+
+@needs_numba
+def test_the_outer_loops_are_compiled_once_for_every_kind_of_call():
+    from stylenat.attention import kernels
+
+    for size, channels, dtype in ((3, 8, torch.float32), (5, 8, torch.bfloat16), (3, 3, torch.float32)):
+        partitions = (HeadPartition(1, size, 1),)
+        results(
+            lower(make_inputs(1, 8, 8, partitions, head_dim=channels), dtype),
+            partitions,
+            "fused",
+            torch.ones(1, 8, 8, 1, channels),
+        )
+    assert len(kernels.forward.signatures) == len(kernels.backward.signatures) == 1
 
 
 @needs_numba

@@ -2,6 +2,7 @@
 
 import math
 import random
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from stylenat.attention.partitions import (
 )
 from stylenat.attention.reference import axis_window, receptive_field
 from stylenat.attention.shifted_windows import ShiftedWindowAttention
+from stylenat.benchmark.peers import natten_mps_attend
 
 BACKENDS = ("reference", "tiled")
 
@@ -135,6 +137,25 @@ def test_tiled_equals_reference_on_random_cases():
     print(f"worst relative error of {len(cases)} cases: {worst:.1e} ({cut} cut into tiles, {ragged} ragged)")
     assert worst < 1e-10
     assert cut >= 50 and ragged >= 10
+
+
+@pytest.mark.skipif(not find_spec("natten_mps"), reason="pip install 'stylenat[test]'")
+@pytest.mark.parametrize(
+    ("text", "height", "width"),
+    [("1x3@1", 5, 8), ("2x7@1,1x5@3", 17, 22), ("1x3@4,2x5@1", 14, 13), ("1x9@2", 19, 18)],
+)
+def test_another_implementation_agrees(text, height, width):
+    """natten-mps, by its CPU backend, with bias: a third opinion on windows, borders and gradients."""
+    torch.manual_seed(0)
+    partitions = parse_partitions(text)
+    inputs = make_inputs(2, height, width, partitions, head_dim=4)
+    weights = torch.randn_like(inputs[0])
+    q, k, v, bias = inputs
+    out = natten_mps_attend(q, k, v, partitions, bias, 0.5)
+    theirs = [out, *torch.autograd.grad(out, [q, k, v, *bias], weights)]
+    for backend in BACKENDS:
+        ours = output_and_gradients(inputs, partitions, backend, weights)
+        assert max(map(relative_error, ours, theirs)) < 1e-13, backend
 
 
 @pytest.mark.parametrize("length", range(17, 60))
@@ -372,8 +393,8 @@ def test_errors_of_the_function():
         return refusal(neighborhood_attention, q, k, v, partitions, bias, **options)
 
     assert (
-        call(backend="cuda")
-        == "attention backend 'cuda' is unknown: take one of auto, tiled, fused, reference, flex, natten"
+        call(backend="cuda") == "attention backend 'cuda' is unknown: take one of auto, tiled, fused, "
+        "reference, flex, triton, natten"
     )
     assert call(k=k[:, :7]) == (
         "q, k, v of shapes (1, 8, 9, 3, 2), (1, 7, 9, 3, 2), (1, 8, 9, 3, 2): "

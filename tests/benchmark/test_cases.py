@@ -14,7 +14,7 @@ from helpers import ROOT
 from stylenat.attention import dispatch
 from stylenat.attention.partitions import parse_partitions
 from stylenat.benchmark import cases
-from stylenat.benchmark.cases import CASES, Case, Job, jobs, measure, measured_package, prepare
+from stylenat.benchmark.cases import CASES, COMPARISONS, Case, Job, jobs, measure, measured_package, prepare
 from stylenat.benchmark.matmul import generator_products, macs
 from stylenat.models import mlp, stylenat
 from stylenat.models.build import build_generator
@@ -41,8 +41,8 @@ def test_sampling_is_made_of_the_generator_s_products(tiny):
 
 
 def test_a_backward_pass_has_twice_the_products_of_the_forward(tiny):
-    forward, _ = macs(prepare(CASES["tiny-sample"]).products)
-    both, _ = macs(prepare(CASES["tiny-generator"]).products)
+    forward = macs(prepare(CASES["tiny-sample"]).products).weights
+    both = macs(prepare(CASES["tiny-generator"]).products).weights
     assert 2.9 * forward < both <= 3 * forward  # the first layers need no gradient of their input
 
 
@@ -146,10 +146,12 @@ def test_jobs_measure_before_and_now_in_turn():
 
 
 def test_all_jobs_are_what_the_page_needs():
-    every = [(job.task, job.case, job.state) for job in jobs(list(CASES), with_base=True, everything=True)]
-    assert len(set(every)) == len(every) == 2 * len(CASES) + 4 + 2 * 3 + 4
+    names = [*CASES, *COMPARISONS]
+    every = [(job.task, job.case, job.state) for job in jobs(names, with_base=True, everything=True)]
+    assert len(set(every)) == len(every) == 2 * len(CASES) + 4 + 2 * (1 + 3) + len(COMPARISONS) + 4
     without_base = [job.state for job in jobs(["sample-256"], with_base=False, everything=True)]
-    assert without_base == ["now", "without allocator", "without mlp", "now", "now", "now"]
+    states = ["now", "with all changes", "without allocator", "without mlp", "now", "now", "now"]
+    assert without_base == states
 
 
 OLD_PACKAGE = {

@@ -10,10 +10,11 @@ import pytest
 from helpers import ROOT, refusal
 
 from stylenat.benchmark import page, results
-from stylenat.benchmark.cases import CASES, jobs
+from stylenat.benchmark.cases import CASES, COMPARISONS, jobs
 from stylenat.benchmark.results import NOT_RECORDED, Stamp
 
 NUMBERS = ROOT / "results" / "performance.json"
+PLACE = "AMD EPYC, 2 threads"
 HERE = Stamp("a" * 40, False, "a" * 40, "a CPU", 2, "2.14")
 
 
@@ -45,13 +46,49 @@ def test_the_committed_page_is_rebuilt_from_the_committed_numbers(clone):
 
 def test_the_page_follows_the_numbers(numbers):
     before = page.page_blocks(numbers)
-    entry = numbers.entry("sample-256", "now")
+    entry = numbers.entry("sample-256", "now", PLACE)
     measurement = dataclasses.replace(entry.measurement, ratio=8.76)
-    numbers.cases["sample-256"]["now"] = results.Entry(measurement, entry.stamp)
+    numbers.cases["sample-256"]["now"][PLACE] = results.Entry(measurement, entry.stamp)
     after = page.page_blocks(numbers)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"sampling", "changes", "scaling"}
+    assert changed == {"sampling", "scaling"}
     assert all("8.76" in after[name] for name in changed)
+
+
+def test_another_machine_s_numbers_stand_beside(numbers):
+    """In rows of their own, which name the machine, with – for what was not measured there."""
+    old = dataclasses.asdict(numbers.entry("sample-256", "now", PLACE).measurement)
+    stamp = dataclasses.replace(HERE, device="Xeon", threads=1)
+    numbers.add("measure", "now", "sample-256", old | {"seconds": 1.25}, stamp)
+    assert numbers.places("sample-256", "now") == [PLACE, "Xeon, 1 thread"]
+    assert numbers.entry("sample-256", "now", PLACE).measurement.seconds != 1.25
+    blocks = page.page_blocks(numbers)
+    (row,) = [line for line in blocks["scaling"].splitlines() if line.startswith("| sample, 256 × 256; Xeon")]
+    assert "1.25 s" in row and row.endswith("| – | – |")
+    assert "now; Xeon, 1 thread" in blocks["sampling"]
+    assert "at commit aaaaaaa, machine: Xeon, 1 thread, torch 2.14" in blocks["scaling"]
+
+
+def test_a_comparison_is_a_row_of_multiples(clone, numbers):
+    ours = {"name": "fused", "seconds": 0.5, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0, "rounds": 7}
+    tiled = ours | {"name": "tiled", "seconds": 1.5, "ratio": 3.0, "ratio_low": 2.5, "ratio_high": 4.0}
+    once = tiled | {"name": "natten-mps", "ratio": 30.0, "rounds": 1}
+    found = [
+        {"title": "8 × 8", "direction": "forward", "ways": [ours, tiled, once]},
+        {
+            "title": "16 × 16",
+            "direction": "forward",
+            "ways": [ours | {"seconds": 2.5}, tiled | {"name": "flex"}],
+        },
+    ]
+    numbers.compared = {}
+    for name in COMPARISONS:
+        numbers.add("compare", "now", name, found, HERE)
+    results.write(numbers)
+    block = page.page_blocks(results.read())["peers"]
+    assert "| 8 × 8 | forward | 500 ms | 3 × (2.5 – 4) | 30 × (one call) | – |" in block
+    assert "| 16 × 16 | forward | 2.5 s | – | – | 3 × (2.5 – 4) |" in block
+    assert "Measured at commit aaaaaaa, machine: a CPU, 2 threads" in block
 
 
 def test_reading_and_writing_keeps_every_byte(clone, numbers):
@@ -67,7 +104,14 @@ def test_nothing_measured_yet(tmp_path):
 
 
 def test_every_number_has_a_stamp_and_every_case_was_measured(numbers):
-    found = [entry.stamp for states in numbers.cases.values() for entry in states.values()]
+    found = []
+    for states in numbers.cases.values():
+        for places in states.values():
+            assert all(entry.stamp.place == place for place, entry in places.items())
+            found += [entry.stamp for entry in places.values()]
+    for places in numbers.compared.values():
+        assert all(compared.stamp.place == place for place, compared in places.items())
+        found += [compared.stamp for compared in places.values()]
     found += [profile.stamp for profile in numbers.profiles.values()] + [numbers.equality.stamp]
     found.append(numbers.low_precision.stamp)
     for stamp in found:
@@ -75,9 +119,10 @@ def test_every_number_has_a_stamp_and_every_case_was_measured(numbers):
         assert stamp.dirty is False and stamp.device and stamp.threads and stamp.torch
     for job in jobs(list(CASES), with_base=True, everything=True):
         if job.task == "measure":
-            own = numbers.entry(job.case, job.state)
-            assert own.measurement.rounds == CASES[job.case].rounds
-            assert (own.stamp.commit == numbers.base) == (job.state == "before")
+            for place in numbers.places(job.case, job.state):
+                own = numbers.entry(job.case, job.state, place)
+                assert own.measurement.rounds >= 3
+                assert (own.stamp.commit == numbers.base) == (job.state == "before")
     for seen in (*numbers.by_hand, *numbers.predictions.values()):
         assert re.fullmatch("[0-9a-f]{40}", seen.stamp.commit) and seen.stamp.device is None
 
@@ -98,21 +143,21 @@ def test_what_was_found_by_hand_is_in_the_commit_that_is_named(numbers):
 
 
 def test_a_new_number_takes_the_stamp_of_the_moment(numbers):
-    old = dataclasses.asdict(numbers.entry("sample-64", "now").measurement)
+    old = dataclasses.asdict(numbers.entry("sample-64", "now", PLACE).measurement)
     numbers.add("measure", "now", "sample-64", old | {"seconds": 1.5}, HERE)
     numbers.add("measure", "before", "sample-64", old, HERE)
     numbers.add("profile", "before", "", [["aten::mm", 2.0, 3]] * 10, HERE)
     numbers.add("equality", "now", "", {"errors": {"x": [1e-7]}, "choices": ["tiled"]}, HERE)
     low = {"instructions": "AMX-BF16", "times": {}, "errors": [], "scores": {}}
     numbers.add("low_precision", "now", "", low, HERE)
-    now = numbers.entry("sample-64", "now")
+    now = numbers.entry("sample-64", "now", HERE.place)
     assert (now.measurement.seconds, now.stamp) == (1.5, HERE)
     of_base = dataclasses.replace(HERE, commit=numbers.base)
-    assert numbers.entry("sample-64", "before").stamp == numbers.profiles["before"].stamp == of_base
+    assert numbers.entry("sample-64", "before", HERE.place).stamp == of_base
+    assert numbers.profiles["before"].stamp == of_base
     assert numbers.equality.stamp == numbers.low_precision.stamp == HERE
     blocks = page.page_blocks(numbers)
     assert "sample, 64 × 64 now at commit aaaaaaa, machine: a CPU, 2 threads, torch 2.14" in blocks["scaling"]
-    assert "sample, 128 × 128 now" in blocks["scaling"]
     assert "aaaaaaa" not in blocks["generators"]
     assert "Measured at commit aaaaaaa" in blocks["equality"]
 

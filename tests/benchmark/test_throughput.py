@@ -71,11 +71,11 @@ def test_precision_is_the_protocol_s_for_as_long_as_it_measures():
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()
 
     before = flags()
-    with pytest.raises(KeyError), throughput._precision(PROTOCOLS["paper"]):
+    with pytest.raises(KeyError), throughput.timing_flags(PROTOCOLS["paper"]):
         assert flags() == (True, True, False)
         raise KeyError
     assert flags() == before
-    with throughput._precision(QUICK):
+    with throughput.timing_flags(QUICK):
         assert not torch.backends.cuda.matmul.allow_tf32
 
 
@@ -102,7 +102,7 @@ def test_bfloat16_is_that_of_products_and_rows_say_why(generator, monkeypatch):
         ({"rounds": 0}, "rounds=0: give whole numbers above 0"),
         ({"batches": (1, -1)}, r"batches=\(1, -1\): give whole"),
         ({"batches": ()}, r"batches=\(\)"),
-        ({"dtype": "half"}, "unknown dtype 'half'. There are float32, bfloat16, auto"),
+        ({"dtype": "half"}, "unknown dtype 'half'. There are float32, bfloat16, float16, auto"),
     ],
 )
 def test_errors_of_a_protocol(changes, text):
@@ -115,12 +115,13 @@ def test_levels_add_up_to_the_generator(generator):
     levels = measure_levels(generator, "cpu", rounds=1)
     assert [len(module._forward_hooks) for module in generator.modules()] == hooks
     assert [level.level for level in levels] == [4, 8, 16, 32]
-    dense, attention = macs(generator_products(generator, 1))
+    dense, attention, filters = macs(generator_products(generator, 1))
+    assert attention > 0 and filters == 0
     mapping = len(generator.style[1:]) * generator.latent_dim**2
     assert sum(level.dense_gmac for level in levels) * 1e9 == pytest.approx(dense - mapping)
     assert sum(level.attention_gmac for level in levels) * 1e9 == pytest.approx(attention)
     for level in levels:
-        operations = 2e9 * (level.dense_gmac + level.attention_gmac)
+        operations = 2e9 * (level.dense_gmac + level.attention_gmac + level.filters_gmac)
         assert level.gflops * level.seconds * 1e9 == pytest.approx(operations)
 
 

@@ -129,9 +129,11 @@ def test_they_are_counted_and_timed(preset):
     assert [level.level for level in levels] == list(generator.resolutions)
     products = generator_products(generator, 1)
     outside = sum(n * product.macs for product, n in products.items() if product.level is None)
-    dense, other = macs(products)
-    inside = sum(level.dense_gmac + level.attention_gmac for level in levels)
-    assert inside * 1e9 == pytest.approx(dense + other - outside)
+    counts = macs(products)
+    inside = sum(level.dense_gmac + level.attention_gmac + level.filters_gmac for level in levels)
+    assert inside * 1e9 == pytest.approx(sum(counts) - outside)
+    assert (counts.attention > 0, counts.filters > 0) == (preset == "hit-32", preset != "hit-32")
+    assert (row.attention_gmac > 0, row.filters_gmac > 0) == (preset == "hit-32", preset != "hit-32")
     # The mapping network; HiT's memory, which belongs to all levels.
     assert outside == (6 * 16 * 16 if preset == "hit-32" else 6 * 16 + 16 * 16)
 
@@ -153,8 +155,8 @@ def test_stylegan_xl_s_convolutions_are_the_published_ones(name, gmac):
         side = plan.inputs.size + plan.kernel_size - 1
         convolutions += plan.inputs.channels * plan.outputs.channels * (plan.kernel_size * side) ** 2
     assert convolutions / 1e9 == pytest.approx(gmac, abs=0.2)
-    dense, filters = macs(generator_products(generator, 1))
-    assert 0 <= dense - convolutions < 0.5e9  # the input's mix, mapping and styles
+    dense, attention, filters = macs(generator_products(generator, 1))
+    assert attention == 0 and 0 <= dense - convolutions < 0.5e9  # the input's mix, mapping and styles
     assert filters < 0.04 * dense
 
 

@@ -122,7 +122,7 @@ def test_samples_are_read_only_as_fast_as_networks_take_them(images, monkeypatch
     network, seen = counting_network("dinov2")
     samples = as_samples(images)
 
-    def batches(count):
+    def batches(count, first=0):
         for batch in images.split(FEATURE_BATCH):
             drawn.append(len(batch))
             waiting.append(sum(drawn) * 2 - sum(seen))

@@ -165,11 +165,14 @@ def test_the_analysis_of_a_grid():
     assert analysis.is_complete and analysis.primary.p == 0.0078125 == analysis.primary.adjusted
     assert analysis.primary.mean == pytest.approx(-10, abs=1)
     assert analysis.primary.low < analysis.primary.mean < analysis.primary.high < 0
-    assert len(analysis.secondary) == 8  # seven contrasts, and the primary one on the other metric
-    assert analysis.secondary[-1].contrast == GRID.primary and analysis.secondary[-1].metric == "kid-lite0"
+    assert [found.contrast for found in analysis.secondary] == list(GRID.secondary)
+    assert [found.contrast for found in analysis.exploratory] == [*GRID.exploratory, GRID.primary]
+    assert analysis.exploratory[-1].metric == "kid-lite0"
     family = {str(i): each.p for i, each in enumerate(analysis.secondary)}
     assert [each.adjusted for each in analysis.secondary] == list(holm(family).values())
-    assert [len(each.differences) for each in analysis.secondary] == [6] * 7 + [8]
+    assert [len(each.differences) for each in analysis.secondary] == [8] * 3
+    assert [len(each.differences) for each in analysis.exploratory] == [6] * 4 + [8]
+    assert all(each.adjusted == each.p for each in analysis.exploratory)
 
 
 # The verdict
@@ -181,9 +184,22 @@ def text_of(effects, **options):
 
 def test_nothing_recorded_and_half_recorded():
     assert verdict(analyze_scores(GRID, [])) == "No run of avatars-32 is recorded yet: nothing is known."
-    text = verdict(analyze_scores(GRID, make_cells({"hydra-2": -50})[:30]))
-    assert text.startswith("30 of 58 runs of avatars-32 are recorded.") and "decides nothing" in text
+    text = verdict(analyze_scores(GRID, make_cells({"hydra-2": -50})[:15]))
+    assert text.startswith("15 of 64 runs of avatars-32 are recorded.") and "decides nothing" in text
     assert "better" not in text
+
+
+def test_a_family_is_judged_when_all_its_runs_are_recorded():
+    cells = make_cells({"hydra-2": -50})
+    primary = verdict(analyze_scores(GRID, cells[:16]))
+    assert "16 of 64 runs" in primary and "hydra-2 scores better than na" in primary
+    assert "na − swin" not in primary and "hydra-2 − dilated" not in primary
+    almost = [cell for cell in cells[:40] if (cell.variant, cell.seed) != ("hydra-4", 7)]
+    assert "na − swin" not in verdict(analyze_scores(GRID, almost))
+    tested = verdict(analyze_scores(GRID, cells[:40]))
+    assert "na − swin" in tested and "hydra-4 − hydra-2" in tested
+    assert "hydra-2 − dilated" not in tested
+    assert "Exploratory, hydra-2 − dilated" in verdict(analyze_scores(GRID, cells))
 
 
 def test_the_papers_sign_is_found():
@@ -207,27 +223,31 @@ def test_no_difference_is_shown():
 
 
 def test_too_few_pairs_to_show_anything():
-    few = replace(GRID, seeds=4, primary_seeds=4)
+    few = replace(GRID, seeds=4, tested_seeds=4)
     cells = [cell for cell in make_cells({"hydra-2": -10}) if cell.seed < 4]
     text = verdict(analyze_scores(few, cells))
     assert "With 4 pairs no difference could have been: the exact p is at least 0.12." in text
 
 
 def test_secondary_contrasts_after_holm():
-    text = text_of({"hydra-2": -10, "hydra-4": 0})
-    assert "hydra-4 − hydra-2, FD-lite0@128 +" in text and "not shown (the paper: 2.55 against 2.24)." in text
-    # 8 · 2/256 = 0.0625.
-    assert "No secondary contrast could have been shown, whatever its size: with 8 of them" in text
-    assert "at most 8 pairs Holm's first p is 0.062 or more." in text
-    many = replace(GRID, seeds=10, primary_seeds=10)
-    cells = []
-    for seed in range(10):
-        for variant in GRID.variants:
-            effect = {"hydra-4": 10, "full": -10}.get(variant.name, 0) + seed
-            cells.append(make_cell(variant.name, seed, 300 + effect + np.arange(2) / 10))
-    text = verdict(analyze_scores(many, cells))
-    assert "hydra-4 is worse. That is the paper's sign (2.55 against 2.24)." in text
-    assert "hydra-2 is worse." in text and "could not have been shown" not in text
+    text = text_of({"hydra-2": -10})
+    assert "na − swin, FD-lite0@128 " in text and "not shown (the paper: 2.74 against 2.81)." in text
+    assert "could have been shown" not in text
+    text = text_of({"hydra-4": 10, "full": -10})
+    assert (
+        "0.023 after Holm, 8 pairs): hydra-4 is worse. That is the paper's sign (2.55 against 2.24)." in text
+    )
+    few = replace(GRID, seeds=6, tested_seeds=6)
+    cells = [cell for cell in make_cells({"hydra-4": 10}) if cell.seed < 6]
+    text = verdict(analyze_scores(few, cells))  # 3 · 2/64 = 0.094
+    assert "No secondary contrast could have been shown, whatever its size: with 3 of them" in text
+    assert "at most 6 pairs Holm's first p is 0.094 or more." in text
+
+
+def test_exploratory_contrasts_are_read_by_their_intervals():
+    text = text_of({"full": -10})
+    assert "Exploratory, hydra-2 − full, FD-lite0@128 +" in text
+    assert "6 pairs): hydra-2 scored worse." in text and "6 pairs): the interval holds 0." in text
 
 
 def test_the_spread_and_the_limits_are_stated():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, refusal
 from PIL import Image
 
 from stylenat.attention.partitions import dilated_levels, format_levels, format_partitions
@@ -212,3 +212,63 @@ def test_a_run_without_a_snapshot_is_refused(tmp_path):
     run.begin(get_config("smoke"))
     with pytest.raises(UserError, match="run fresh has no snapshot yet"):
         score_run(run)
+
+
+# --- recorded twice
+
+
+@pytest.fixture
+def twice(space):
+    """A run that is recorded from a training that is gone, as another machine's is, and was trained here."""
+    config = get_config("noto-32", **TINY, head_dim=4, partitions="2x3@1/2x3@1/2x3@1")
+    recorded = score_run(train(config))
+    shutil.rmtree(space / "runs" / recorded.run_id)
+    yield train(config), recorded
+    shutil.rmtree(recorded.folder())
+
+
+def test_another_training_of_a_run_is_named_before_the_first_score(twice, monkeypatch):
+    run, recorded = twice
+    content = record_path(run.id).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "evaluate", None)
+        message = refusal(score_run, run)
+    assert f"run {run.id} is recorded from another training ({recorded.device}, 8 images, " in message
+    assert "give --replace" in message and record_path(run.id).read_bytes() == content
+    replaced = score_run(run, replace=True)
+    assert replaced.seconds == run.info()["seconds"] != recorded.seconds
+    assert score_run(run) == replaced, "the same training may be scored as often as you like"
+
+
+def test_other_numbers_of_the_same_training_are_named(twice):
+    run, _ = twice
+    score_run(run, replace=True)
+    path = record_path(run.id)
+    entries = json.loads(path.read_text())
+    entries["score"]["values"]["fd_lite0_128_train"]["value"] = 12.5
+    path.write_text(json.dumps(entries))
+    words = rf"^results/runs/{run.id}/result.json held other numbers: FD-lite0@128, train 12.5, now [\d.]+$"
+    with pytest.warns(UserWarning, match=words):
+        score_run(run)
+
+
+def test_a_damaged_record_is_made_again(twice):
+    run, _ = twice
+    record_path(run.id).write_text("{")
+    score_run(run)
+    assert read_record(record_path(run.id)).run_id == run.id
+
+
+def test_tables_of_merged_records_are_those_of_one_machine(space, records, tmp_path, monkeypatch):
+    """Two machines' folders copied together, in either order, make the same tables, byte for byte."""
+    expected = build_tables()
+    folders = sorted((space / "results" / "runs").iterdir())
+    assert len(folders) > 1
+    for name, order in (("a", folders), ("b", folders[::-1])):
+        merged = tmp_path / name
+        (merged / "results").mkdir(parents=True)
+        shutil.copy(space / "results" / "paper.csv", merged / "results")
+        for folder in order:
+            shutil.copytree(folder, merged / "results" / "runs" / folder.name)
+        monkeypatch.setenv("STYLENAT_WORKSPACE", str(merged))
+        assert build_tables() == expected

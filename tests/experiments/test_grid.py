@@ -42,10 +42,10 @@ def grid():
 def test_the_arms_and_their_seeds(grid):
     assert [variant.name for variant in grid.variants] == ARMS
     counts = {name: len(grid.seeds_of(name)) for name in ARMS}
-    assert counts == {**dict.fromkeys(ARMS, 6), "na": 8, "hydra-2": 8}
+    tested = ("swin", "na", "hydra-2", "hydra-4", "hydra-2-no-flips")
+    assert counts == {**dict.fromkeys(ARMS, 6), **dict.fromkeys(tested, 8)}
     cells = grid.cells()
-    assert len(cells) == 58 and len({cell.run_id for cell in cells}) == 58
-    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    assert len(cells) == 64 and len({cell.run_id for cell in cells}) == 64
 
 
 def test_the_pilots_seeds_are_not_used_again(grid):
@@ -132,6 +132,17 @@ def test_contrasts_have_the_papers_signs(grid):
         "hydra-2 − dilated": 0, "hydra-2 − kernels": 0, "hydra-2 − full": 0, "hydra-2 − hydra-2-no-bias": 0,
     }  # fmt: skip
     assert Contrast("a", "b").sign == 0
+    assert [contrast.name for contrast in grid.secondary] == [
+        "na − swin", "hydra-4 − hydra-2", "hydra-2 − hydra-2-no-flips"
+    ]  # fmt: skip
+
+
+def test_the_primary_contrasts_runs_come_first_and_then_the_secondary_ones(grid):
+    order = [(cell.variant, cell.seed) for cell in grid.cells()]
+    assert order[:16] == [(name, seed) for seed in range(8) for name in ("na", "hydra-2")]
+    assert order[16:19] == [("swin", 0), ("hydra-4", 0), ("hydra-2-no-flips", 0)]
+    assert {name for name, _ in order[40:]} == {"dilated", "kernels", "full", "hydra-2-no-bias"}
+    assert len(set(order)) == len(order) == 64
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, Plain, needs_wheels, refusal
+from helpers import ROOT, Plain, empty_blocks, needs_wheels, refusal
 from PIL import Image
 
 from stylenat.attention.partitions import parse_levels
+from stylenat.cli import main
 from stylenat.evaluation.distances import frechet_distance
-from stylenat.experiments import report, runs, scoring
+from stylenat.experiments import pages, report, runs, scoring
 from stylenat.experiments.grid import Scoring, load_grid
 from stylenat.experiments.runs import run_cell, run_grid
 from stylenat.experiments.scoring import (
@@ -47,7 +48,7 @@ def space(tmp_path_factory):
     for i in range(100):
         flat = np.full((32, 32, 3), rng.integers(256, size=3), np.uint8)
         Image.fromarray(flat).save(folder / "drawn" / f"{i:03}.png")
-    (folder / "README.md").write_text("a\n<!-- ablation:begin -->\n<!-- ablation:end -->\nz\n")
+    (folder / "README.md").write_text(f"a\n{empty_blocks()}z\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLENAT_WORKSPACE", str(folder))
         yield folder
@@ -228,9 +229,9 @@ def test_pages_and_figures_of_what_is_recorded(grid, cells, space, monkeypatch):
     page = space / "docs" / "ablation.md"
     blocks = ("arms", "results")
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks))
-    report.update_pages()
+    pages.update_pages()
     once = (space / "README.md").read_text(), page.read_text()
-    report.update_pages()
+    pages.update_pages()
     assert once == ((space / "README.md").read_text(), page.read_text())
     assert (
         "![Scores and paired differences of avatars-32-pilot](figures/ablation-avatars-32-pilot-ladder.png)"
@@ -246,8 +247,8 @@ def test_pages_and_figures_of_what_is_recorded(grid, cells, space, monkeypatch):
 
 def test_without_results_the_pages_say_so(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLENAT_WORKSPACE", str(tmp_path))
-    (tmp_path / "README.md").write_text("<!-- ablation:begin -->\n<!-- ablation:end -->\n")
-    report.update_pages()
+    (tmp_path / "README.md").write_text(empty_blocks())
+    pages.update_pages()
     assert "No grid is recorded yet." in (tmp_path / "README.md").read_text()
     assert report.page_block([]) == "No run of a grid is recorded yet." and not report.draw_ablation_figures()
 
@@ -257,7 +258,7 @@ def test_the_committed_pages_equal_a_rebuild(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
-    report.update_pages()
+    pages.update_pages()
     for name in ("README.md", "docs/ablation.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), (
             f"run `make results`: {name} is old"
@@ -297,15 +298,26 @@ def test_a_grid_runs_what_is_missing_and_goes_on_after_a_failure(grid, monkeypat
         done.append(cell.variant)
         if cell.variant == "na":
             raise runs.UserError("loss_d is nan")
-        return "fine"
+        return f"{cell.variant}, seed 0: fine"
 
     monkeypatch.setattr(runs, "ProcessPoolExecutor", Now)
-    monkeypatch.setattr(runs, "_run", run)
+    monkeypatch.setattr(runs, "run_one", run)
     fresh = replace(grid, name="fresh")
     assert refusal(run_grid, fresh) == "1 of 2 cells failed; na, seed 0: loss_d is nan"
     assert sorted(done) == ["hydra-2", "na"] and "hydra-2, seed 0: fine" in capsys.readouterr().out
     assert refusal(run_grid, fresh, 0) == "jobs=0: give 1 or more cells at once"
     assert "nowhere" in refusal(run_grid, fresh, 1, "nowhere")
+
+
+def test_a_single_run_of_a_grid_by_its_id(monkeypatch, capsys):
+    monkeypatch.setattr(runs, "run_one", lambda cell, device: f"{cell.variant} on {device}")
+    cell = load_grid("smoke").cells()[1]
+    assert main(["ablation", "smoke", "--run", cell.run_id, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{cell.variant} on cpu\n"
+    assert main(["ablation", "smoke", "--run", "smoke-d5eeff"]) == 2
+    assert "unknown run of grid smoke 'smoke-d5eeff', did you mean" in capsys.readouterr().err
+    assert main(["ablation", "smoke", "--run", cell.run_id, "--costs"]) == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_workers_have_one_thread_and_the_environment_is_left_as_it_was(monkeypatch):

@@ -52,14 +52,13 @@ def test_fir_filters_are_their_definition(ours, kernel, options):
     np.testing.assert_allclose(ours(torch.from_numpy(image)[None])[0].numpy(), expected, atol=1e-12)
 
 
-def test_haar_bands_are_their_definition_and_invert():
+def test_haar_bands_are_their_definition():
     image = np.random.default_rng(0).standard_normal((3, 6, 8))
     low, high = np.array([[1.0, 1.0]]) / math.sqrt(2), np.array([[-1.0, 1.0]]) / math.sqrt(2)
     kernels = {"ll": low.T @ low, "lh": high.T @ low, "hl": low.T @ high, "hh": high.T @ high}
     expected = np.concatenate([upfirdn(image, kernel, down=2) for kernel in kernels.values()])
     bands = layers.haar(torch.from_numpy(image)[None])
     np.testing.assert_allclose(bands[0].numpy(), expected, atol=1e-12)
-    np.testing.assert_allclose(layers.inverse_haar(bands)[0].numpy(), image, atol=1e-12)
 
 
 def test_adain_gives_each_channel_the_style_s_mean_and_scale():

@@ -202,7 +202,9 @@ def test_compiled_code_and_transforms_get_plain_operations(rounded):
 
 
 def test_what_cannot_be_cast_is_refused(trained, rounded):
-    assert refusal(cast, trained, "half") == "unknown dtype 'half'. There are float32, bfloat16, auto"
+    assert (
+        refusal(cast, trained, "half") == "unknown dtype 'half'. There are float32, bfloat16, float16, auto"
+    )
     assert refusal(cast, Plain(), "bfloat16") == "Plain has no layers that compute in bfloat16: take float32"
     assert "weights are torch.bfloat16: load it again for float32" in refusal(cast, rounded, "float32")
     assert cast(rounded, "bfloat16") is rounded

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from helpers import ROOT, make_record, make_score
+from helpers import ROOT, empty_blocks, make_record, make_score
 
 from stylenat.errors import UserError
 from stylenat.evaluation.memorization import CopyShare
@@ -51,7 +51,7 @@ def test_tables_are_the_same_bytes_every_time(empty_workspace):
     build_tables()
     first = tables(empty_workspace)
     assert sorted(first) == [
-        f"{n}.{e}" for n in ("ablation", "claims", "published", "runs") for e in ("csv", "md")
+        f"{n}.{e}" for n in ("ablation", "claims", "generators", "published", "runs") for e in ("csv", "md")
     ]
     build_tables()
     assert tables(empty_workspace) == first
@@ -208,15 +208,16 @@ def test_the_published_numbers_are_the_papers(empty_workspace):
 def test_the_readme_gets_the_tables_between_its_markers(empty_workspace):
     path = empty_workspace / "README.md"
     old = "before\n<!-- results:begin -->\nstale\n<!-- results:end -->\nbetween\n"
-    path.write_text(f"{old}<!-- claims:begin -->\nstale\n<!-- claims:end -->\nafter\n")
+    path.write_text(f"{old}<!-- claims:begin -->\nstale\n<!-- claims:end -->\n{empty_blocks(['generators'])}")
     write_record(make_record())
     update_readme()
     text = path.read_text()
     assert text.startswith("before\n<!-- results:begin -->\n\n### Runs") and text.endswith(
-        "<!-- claims:end -->\nafter\n"
+        "<!-- generators:end -->\n"
     )
     claims = text.split("<!-- results:end -->\nbetween\n<!-- claims:begin -->\n\n")[1]
     assert claims.startswith("| the abstract says |")
+    assert "None recorded yet: `python -m stylenat compare --record`" in text
     assert "stale" not in text and "`noto-32`" in text and "### Published numbers" in text
     update_readme(path)
     assert path.read_text() == text
@@ -257,6 +258,7 @@ def test_a_record_with_more_metrics_stands_beside_one_with_fewer(empty_workspace
 
 def test_committed_tables_equal_a_rebuild(empty_workspace):
     shutil.copytree(ROOT / "results" / "runs", empty_workspace / "results" / "runs", ignore=ignore_smoke)
+    shutil.copy(ROOT / "results" / "generators.json", empty_workspace / "results")
     shutil.copy(ROOT / "README.md", empty_workspace)
     update_readme()
     for path in (ROOT / "results" / "tables").iterdir():

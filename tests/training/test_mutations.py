@@ -38,16 +38,16 @@ FAULTS = {
         ),
         "clipping by value": ("nn.utils.clip_grad_norm_", "nn.utils.clip_grad_value_"),
         "D's fakes not augmented": (
-            "fake_logits = self.discriminator(self._shown(fake))",
-            "fake_logits = self.discriminator(fake)",
+            "fake_logits = self._logits(self._shown(fake))",
+            "fake_logits = self._logits(fake)",
         ),
         "D's reals not augmented": (
-            "real_logits = self.discriminator(self._shown(real))",
-            "real_logits = self.discriminator(real)",
+            "real_logits = self._logits(self._shown(real))",
+            "real_logits = self._logits(real)",
         ),
         "G's images not augmented": (
-            "generator_loss(self.discriminator(self._shown(fake)))",
-            "generator_loss(self.discriminator(fake))",
+            "generator_loss(self._logits(self._shown(fake)))",
+            "generator_loss(self._logits(fake))",
         ),
         "R1's images not augmented": ("images = self._shown(real).detach()", "images = real.detach()"),
         "augmented without DiffAugment": (
@@ -58,8 +58,8 @@ FAULTS = {
         "bCR on reals dropped": ("((real, real_logits), (fake, fake_logits))", "((fake, fake_logits),)"),
         "bCR without its weight": ("total + weight * consistency_loss", "total + consistency_loss"),
         "bCR of the images themselves": (
-            "self.discriminator(self._augmented(images))",
-            "self.discriminator(images)",
+            "self._logits(self._augmented(images))",
+            "self._logits(images)",
         ),
         "bCR holds the logits fixed": ("consistency_loss(logits, ", "consistency_loss(logits.detach(), "),
         "D's lazy rate not scaled": ("config.discriminator_lr * lazy", "config.discriminator_lr"),
@@ -120,9 +120,9 @@ FAULTS = {
         "bCR by absolute differences": ("F.mse_loss", "F.l1_loss"),
     },
     "training/augment.py": {
-        "saturation half the range": ("_uniform(images, 0, 2)", "_uniform(images, 0.5, 1.5)"),
-        "contrast 0.9 to 1.1": ("_uniform(images, 0.5, 1.5)", "_uniform(images, 0.9, 1.1)"),
-        "brightness ± 0.25": ("_uniform(images, -0.5, 0.5)", "_uniform(images, -0.25, 0.25)"),
+        "saturation half the range": ("_uniform(images, 0, 2,", "_uniform(images, 0.5, 1.5,"),
+        "contrast 0.9 to 1.1": ("_uniform(images, 0.5, 1.5,", "_uniform(images, 0.9, 1.1,"),
+        "brightness ± 0.25": ("_uniform(images, -0.5, 0.5,", "_uniform(images, -0.25, 0.25,"),
         "translation by 1/16": (
             "round(height / 8)\n    across = round(width / 8)",
             "round(height / 16)\n    across = round(width / 16)",
@@ -132,12 +132,15 @@ FAULTS = {
             "cut_height = height // 4\n    cut_width = width // 4",
         ),
         "no flip": ("mirrored if flips else images", "images"),
-        "no translation": ("translate(mirrored if flips else images)", "mirrored"),
-        "no colors": ("cutout(recolor(translate(mirrored", "cutout((translate(mirrored"),
-        "no cutout": ("cutout(recolor(translate(mirrored", "(recolor(translate(mirrored"),
+        "no translation": ("translate(mirrored if flips else images, processes)", "mirrored"),
+        "no colors": ("recolor(translated, processes)", "translated"),
+        "no cutout": ("cutout(recolor(translated, processes), processes)", "recolor(translated, processes)"),
         "flips upside down": ("images.flip(3)", "images.flip(2)"),
-        "flips a quarter": ("_uniform(images, 0, 1) < 0.5", "_uniform(images, 0, 1) < 0.25"),
-        "one draw for the whole batch": ("torch.empty(len(images), 1, 1, 1,", "torch.empty(1, 1, 1, 1,"),
+        "flips a quarter": (
+            "_uniform(images, 0, 1, processes) < 0.5",
+            "_uniform(images, 0, 1, processes) < 0.25",
+        ),
+        "one draw for the whole batch": ("torch.empty(count, 1, 1, 1,", "torch.empty(1, 1, 1, 1,"),
         "saturation about the image's mean": (
             "bright.mean(dim=1, keepdim=True)",
             "bright.mean(dim=(1, 2, 3), keepdim=True)",
@@ -148,10 +151,10 @@ FAULTS = {
         ),
     },
     "training/loop.py": {
-        "images of every seed in the same order": ("seed=config.seed, start", "seed=0, start"),
+        "images of every seed in the same order": ("seed=config.seed,", "seed=0,"),
         "images not mirrored": (
-            "start=trainer.nimg, flips=config.flips)",
-            "start=trainer.nimg, flips=False)",
+            "flips=config.flips,",
+            "flips=False,",
         ),
         "trained on the images held out": (
             'open_dataset(config.data, config.resolution, "train")',

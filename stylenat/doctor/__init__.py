@@ -1,0 +1,1 @@
+"""What this machine has and can do, and whether what it computes is right: `python -m stylenat doctor`."""
