@@ -11,6 +11,7 @@ _HOMES = {
     "UserError": "errors",
     "build_discriminator": "models.build",
     "build_generator": "models.build",
+    "cast": "models.precision",
     "evaluate": "evaluation.evaluate",
     "format_partitions": "attention.partitions",
     "get_config": "presets",

@@ -113,6 +113,7 @@ def test_every_number_has_a_stamp_and_every_case_was_measured(numbers):
         assert all(compared.stamp.place == place for place, compared in places.items())
         found += [compared.stamp for compared in places.values()]
     found += [profile.stamp for profile in numbers.profiles.values()] + [numbers.equality.stamp]
+    found.append(numbers.low_precision.stamp)
     for stamp in found:
         assert re.fullmatch("[0-9a-f]{40}", stamp.commit) and re.fullmatch("[0-9a-f]{40}", stamp.benchmark)
         assert stamp.dirty is False and stamp.device and stamp.threads and stamp.torch
@@ -147,12 +148,14 @@ def test_a_new_number_takes_the_stamp_of_the_moment(numbers):
     numbers.add("measure", "before", "sample-64", old, HERE)
     numbers.add("profile", "before", "", [["aten::mm", 2.0, 3]] * 10, HERE)
     numbers.add("equality", "now", "", {"errors": {"x": [1e-7]}, "choices": ["tiled"]}, HERE)
+    low = {"instructions": "AMX-BF16", "times": {}, "errors": [], "scores": {}}
+    numbers.add("low_precision", "now", "", low, HERE)
     now = numbers.entry("sample-64", "now", HERE.place)
     assert (now.measurement.seconds, now.stamp) == (1.5, HERE)
     of_base = dataclasses.replace(HERE, commit=numbers.base)
     assert numbers.entry("sample-64", "before", HERE.place).stamp == of_base
     assert numbers.profiles["before"].stamp == of_base
-    assert numbers.equality.stamp == HERE
+    assert numbers.equality.stamp == numbers.low_precision.stamp == HERE
     blocks = page.page_blocks(numbers)
     assert "sample, 64 × 64 now at commit aaaaaaa, machine: a CPU, 2 threads, torch 2.14" in blocks["scaling"]
     assert "aaaaaaa" not in blocks["generators"]
@@ -179,3 +182,17 @@ def test_a_page_without_a_marker_is_left_alone(clone):
     broken = path.read_text()
     assert "<!-- steps:begin --> and <!-- steps:end -->" in refusal(page.write_page)
     assert path.read_text() == broken
+
+
+def test_the_block_on_bfloat16_compares_by_seed(numbers):
+    found = numbers.low_precision
+    assert set(found.times) == {"sample-256", "step-noto-32"}
+    scores = {"FD, train": {"float32": [100.0, 102.0, 104.0], "bfloat16": [101.0, 101.0, 108.0]}}
+    times = {"sample-256": {"bfloat16": [1.23456, 0.654, 0.6, 0.7]}}
+    errors = [[0.7, 16, 52.34, 41.26, 0.25, 9]]
+    numbers.low_precision = results.LowPrecision("AMX-BF16", times, errors, scores, HERE)
+    block = page.page_blocks(numbers)["bfloat16"]
+    assert "| one image, 256 × 256: bfloat16 | 1.23 s | 0.65 (0.60 – 0.70) |" in block
+    assert "| 0.7 | 16 | 52.3 dB | 41.3 dB | 0.25 | 9 |" in block
+    assert "| FD, train | 102 | 2 | +1.3 | 4 |" in block
+    assert block.endswith("By AMX-BF16. Measured at commit aaaaaaa, machine: a CPU, 2 threads, torch 2.14.")
