@@ -323,26 +323,27 @@ def test_every_command_and_option_is_there():
     for name, command in [*commands.commands.items(), *commands.commands["data"].commands.items()]:
         options[name] = " ".join(param.opts[0].removeprefix("--") for param in command.params)
     assert options == {
-        "train": "preset set score-every dtype out device",
-        "evaluate": "source data metric count seed psi dtype json weights sha256 download out device",
+        "train": "preset set score-every dtype from out device",
+        "evaluate": "source data metric count seed psi dtype json weights sha256 download replace out device",
         "sample": "checkpoint seeds psi out gif dtype device partitions",
         "convert": "source target compact partitions",
         "data": "",
         "check": "path resolution",
         "throughput": "preset protocol batches rounds dtype csv device",
         "compare": "presets batches rounds dtype record device",
-        "ablation": "grid jobs costs device",
+        "ablation": "grid jobs run costs device",
         "presets": "",
         "tables": "",
         "figures": "",
+        "doctor": "json device",
     }
 
 
 def test_help_lists_the_commands_in_their_order(capsys):
     listed = re.findall(r"^  (\w+)  ", output_of(capsys, "--help").split("Commands:")[1], re.MULTILINE)
     assert listed == [
-        "train", "evaluate", "sample", "convert", "data", "throughput", "compare", "ablation", "presets",
-        "tables", "figures",
+        "train", "evaluate", "sample", "convert", "data", "throughput", "compare", "ablation", "doctor",
+        "presets", "tables", "figures",
     ]  # fmt: skip
 
 
