@@ -415,7 +415,7 @@ WORDS = [
     ),
     BadInput("batches-unicode", "throughput smoke --batches ١", ("'١'", "write numbers")),
     BadInput("rounds-huge", f"throughput smoke --rounds {10**400}", ("rounds=1000", "at most 65,536")),
-    BadInput("dtype", "throughput smoke --dtype float8", ("'float8'", "'float32', 'bfloat16', 'float16', 'auto'")),
+    BadInput("dtype", "throughput smoke --dtype float8", ("'float8'", "'float32', 'bfloat16', 'float16'")),
     BadInput("csv-empty", ["throughput", "smoke", "--csv", ""], ("--csv", "empty")),
     BadInput("compare-unknown", "compare smoke smkoe", ("'smkoe'", "did you mean 'smoke'")),
     BadInput("compare-twice", "compare smoke smoke", ("'smoke'", "name it once")),
@@ -1204,7 +1204,7 @@ NOTEBOOK_CALLS = calls(
         ("batches=('1',)", "whole numbers"),
     ),
     ("batches-none", lambda: replace(PROTOCOLS["ours"], batches=()), ("batches=()", "whole numbers")),
-    ("dtype", lambda: replace(PROTOCOLS["ours"], dtype="half"), ("'half'", "float32, bfloat16, float16, auto")),
+    ("dtype", lambda: replace(PROTOCOLS["ours"], dtype="half"), ("'half'", "float32, bfloat16, float16")),
 )
 
 # Public functions
