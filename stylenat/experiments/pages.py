@@ -28,7 +28,9 @@ def page_blocks() -> dict[Path, dict[str, str]]:
     page = workspace("docs", "ablation.md")
     if page.is_file():  # a workspace that is no clone has none
         arms = report.to_markdown(report.plan_table(load_grid(report.PLANNED)))
-        pages[page] = {"arms": arms, "results": report.page_block(analyses)}
+        found = report.pilot_table(load_grid(report.PILOT))
+        pilot = "Not recorded." if found is None else report.to_markdown(found)
+        pages[page] = {"arms": arms, "pilot": pilot, "results": report.page_block(analyses)}
     for path, bodies in pages.items():
         markdown.check_blocks(path, bodies)
     return pages

@@ -29,15 +29,16 @@ from stylenat.reporting.records import RunRecord, read_csv, read_record, record_
 
 PLANNED = "avatars-32"  # whose arms docs/ablation.md shows
 SMOKE = "smoke"  # shows that it runs: never among the results
+PILOT = "avatars-32-pilot"  # came before the plan, beside which docs/ablation.md shows it
 COSTS = "costs.csv"
 NONE = "No grid is recorded yet. The plan, written before the runs: [docs/ablation.md](docs/ablation.md)."
 
 
 def recorded_grids() -> list[Analysis]:
-    """The analysis of every grid of which a run is recorded, but the smoke test's."""
+    """The analysis of every grid of which a run is recorded, but the smoke test's and the pilot's."""
     found = []
     for name in grid_names():
-        if name != SMOKE and grid_folder(name).is_dir():
+        if name not in (SMOKE, PILOT) and grid_folder(name).is_dir():
             analysis = analyze(load_grid(name))
             if analysis.recorded:
                 found.append(analysis)
@@ -294,3 +295,24 @@ def plan_table(grid: Grid) -> pd.DataFrame:
         row["seeds"] = f"{seeds[0]} to {seeds[-1]}"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def pilot_table(grid: Grid) -> pd.DataFrame | None:
+    """A row a snapshot, each arm's scores in columns, of the last one ± the deviation between sample seeds.
+
+    Returns:
+        None where no run is recorded.
+    """
+    columns: dict[str, dict[str, str]] = {}
+    for cell in grid.cells():
+        scores = read_scores(cell)
+        if scores is None:
+            continue
+        snapshots = sorted({int(row["nimg"]) for row in scores.scores})
+        for metric in SCORED:
+            column = columns.setdefault(f"{cell.variant}, {metric_title(metric)}", {})
+            for nimg, value in zip(snapshots, scores.by_snapshot(metric), strict=True):
+                column[f"{nimg:,}"] = number(value)
+            spread = float(np.std(scores.by_sample_seed(metric), ddof=1))
+            column[f"{snapshots[-1]:,}"] += f" ± {number(spread)}"
+    return pd.DataFrame(columns).rename_axis("images shown").reset_index() if columns else None

@@ -119,7 +119,8 @@ def _undecided(found: Comparison) -> str:
     if math.isinf(found.detectable):
         pairs = len(found.differences)
         return (
-            f"With {pairs} pairs no difference could have been: the exact p is at least {2 / 2**pairs:.2g}."
+            f"With {pairs} {'pair' if pairs == 1 else 'pairs'} no difference could have been: the exact p is "
+            f"at least {2 / 2**pairs:.2g}."
         )
     share = 100 * found.detectable / found.control_mean if found.control_mean else math.nan
     signs = " for or against the paper's sign" if found.contrast.sign else ""

@@ -24,6 +24,7 @@ from stylenat.experiments.scoring import (
     read_scores,
     scores_path,
 )
+from stylenat.experiments.verdict import number
 from stylenat.experiments.views import (
     attention_statistics,
     effective_receptive_field,
@@ -58,7 +59,7 @@ def space(tmp_path_factory):
 def grid(space):
     """The smoke test's grid with tiny networks, under another grid's name so that its results are shown."""
     settings = TINY | {"data": str(space / "drawn")}
-    return replace(load_grid("smoke"), name="avatars-32-pilot", settings=settings, scoring=SCORING)
+    return replace(load_grid("smoke"), name="avatars-64", settings=settings, scoring=SCORING)
 
 
 @pytest.fixture(scope="module")
@@ -227,22 +228,31 @@ def test_pages_and_figures_of_what_is_recorded(grid, cells, space, monkeypatch):
     monkeypatch.setattr(report, "load_grid", lambda name: grid if name == grid.name else load_grid(name))
     (space / "docs").mkdir(exist_ok=True)
     page = space / "docs" / "ablation.md"
-    blocks = ("arms", "results")
+    blocks = ("arms", "pilot", "results")
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in blocks))
     pages.update_pages()
     once = (space / "README.md").read_text(), page.read_text()
     pages.update_pages()
     assert once == ((space / "README.md").read_text(), page.read_text())
-    assert (
-        "![Scores and paired differences of avatars-32-pilot](figures/ablation-avatars-32-pilot-ladder.png)"
-        in once[0]
-    )
-    assert "With 1 pairs no difference could have been" in once[0]
+    assert "![Scores and paired differences of avatars-64](figures/ablation-avatars-64-ladder.png)" in once[0]
+    assert "With 1 pair no difference could have been" in once[0]
     assert "| hydra-2 − na | FD-lite0@128 | 1 |" in once[1] and "| na | 1 |" in once[1]
     paths = save_all(report.draw_ablation_figures())
     kinds = ["ladder", "views", "samples"]
-    assert [path.name for path in paths] == [f"ablation-avatars-32-pilot-{kind}.png" for kind in kinds]
+    assert [path.name for path in paths] == [f"ablation-avatars-64-{kind}.png" for kind in kinds]
     assert report.cell_table(cells)["arm"].tolist() == ["na", "hydra-2"]
+    assert "\nNot recorded.\n" in once[1]
+
+
+@needs_wheels
+def test_the_pilot_is_shown_by_snapshot(grid, cells):
+    table = report.pilot_table(grid)
+    assert table["images shown"].tolist() == ["4", "8"]
+    scores = read_scores(cells[0])
+    earlier, last = table["na, FD-lite0@128"]
+    assert earlier == number(scores.by_snapshot("fd-lite0")[0]) and " ± " not in earlier
+    assert last.startswith(f"{number(scores.by_snapshot('fd-lite0')[1])} ± ")
+    assert report.pilot_table(replace(grid, name="ffhq-256", first_seed=5)) is None
 
 
 def test_without_results_the_pages_say_so(tmp_path, monkeypatch):
