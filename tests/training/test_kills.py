@@ -189,7 +189,17 @@ def test_a_signal_saves_and_says_how_to_go_on(lives, unbroken, tmp_path, number)
     assert differences(run, unbroken) == []
 
 
-def test_a_signal_between_two_lines_of_the_log_leaves_no_trace_in_it(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def interruptible():
+    """SIGINT is not ignored, as it is in what a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_between_two_lines_of_the_log_leaves_no_trace_in_it(
+    tmp_path, monkeypatch, capsys, interruptible
+):
     settings = {"nimg": 48, "snapshot": 160}  # a line every second step
     words = [str(word) for word in command(tmp_path / "stopped", score=False, **settings)]
     step = Trainer.step
