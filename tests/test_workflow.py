@@ -147,7 +147,7 @@ def test_the_papers_grid_prints_every_job_with_its_hours_and_their_source(tmp_pa
     assert done.returncode == 0, done.output
     for cell in load_grid("ffhq-256").cells():
         assert f"train {cell.run_id}: 2,688.0 GPU-hours (as published, 14 days on 8 A100)" in done.output
-        assert f"score {cell.run_id} of ffhq-256: 0.3 GPU-hours (35,000 images" in done.output
+        assert f"score {cell.run_id} of ffhq-256: 0.3 GPU-hours (30,000 images" in done.output
     assert (
         "train styleswin-256: 1,350.7 GPU-hours (as published, 14 days on 8 A100; times 1.005" in done.output
     )

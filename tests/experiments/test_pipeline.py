@@ -111,7 +111,7 @@ def test_estimates_follow_from_the_published_run(pipeline):
     assert small.gpu_hours is None and str(small) == PRESETS["noto-32"].cost
     cell = load_grid("ffhq-256").cells()[0]
     scoring = costs.scoring(Job(cell.config, cell))
-    assert scoring.gpu_hours == pytest.approx(7 * 5000 / 32.56 / 3600)
+    assert scoring.gpu_hours == pytest.approx(6 * 5000 / 32.56 / 3600)
     assert costs.scoring(Job(PRESETS["ffhq-256"])).gpu_hours == pytest.approx(64 * 70_000 / 32.56 / 3600)
     assert "63 of 63 runs" in pipeline.targets["paper"].summary(costs)
 
