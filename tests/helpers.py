@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 import zlib
 from dataclasses import replace
 from importlib.util import find_spec
@@ -37,6 +38,11 @@ needs_wheels = pytest.mark.skipif(
 def empty_blocks(names=README_BLOCKS):
     """A page that has markers and nothing between them."""
     return "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in names)
+
+
+def without_blocks(page):
+    """The text of a page without what stands between its markers."""
+    return re.sub(r"(:begin -->).*?(<!-- [\w-]+:end)", r"\1\2", page, flags=re.DOTALL)
 
 
 def refusal(call, *args, **kwargs):

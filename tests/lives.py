@@ -60,15 +60,19 @@ def until(condition, seconds=60):
         time.sleep(0.002)
 
 
-def serve():
+def sum_of_weights(ema, **options):
+    return sum(tensor.double().sum().item() for tensor in ema.state_dict().values())
+
+
+def serve(start, value):
+    """Answer requests: `start` forks a command, and `value` is what stands for a generator's score."""
     from stylenat.checkpoints.run import BEST
     from stylenat.data.dataset import open_dataset
     from stylenat.evaluation.metrics import Score, ScoreValue
     from stylenat.training import loop
 
     def score(ema, dataset, **options):
-        value = sum(tensor.double().sum().item() for tensor in ema.state_dict().values())
-        return Score({BEST: ScoreValue(value, 0.0, 0.0, 0.0)}, {})
+        return Score({BEST: ScoreValue(value(ema, **options), 0.0, 0.0, 0.0)}, {})
 
     loop.evaluate = score
     loop.check_evaluation = lambda dataset: None
@@ -79,7 +83,7 @@ def serve():
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         else:
-            answer = fork(**request)
+            answer = start(**request)
         print(json.dumps(answer), flush=True)
 
 
@@ -105,4 +109,4 @@ def fork(words, limit, folder, workspace):
 
 
 if __name__ == "__main__":
-    serve()
+    serve(fork, sum_of_weights)

@@ -12,6 +12,8 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+from lives import serve
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -67,28 +69,11 @@ class Ranks:
         self.folder.cleanup()
 
 
-def serve():
-    from stylenat.checkpoints.run import BEST
-    from stylenat.data.dataset import open_dataset
-    from stylenat.evaluation.metrics import Score, ScoreValue
-    from stylenat.training import loop
-
-    def score(ema, dataset, processes):
-        value = sum(tensor.double().sum() for tensor in ema.state_dict().values()) / processes.size
-        processes.add(value)  # every process has to take part
-        return Score({BEST: ScoreValue(value.item(), 0.0, 0.0, 0.0)}, {})
-
-    loop.evaluate = score
-    loop.check_evaluation = lambda dataset: None
-    open_dataset("noto-faces", 32)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-        else:
-            answer = fork(**request)
-        print(json.dumps(answer), flush=True)
+def shared_sum(ema, processes):
+    """The sum of the weights, for which every process has to take part."""
+    value = sum(tensor.double().sum() for tensor in ema.state_dict().values()) / processes.size
+    processes.add(value)
+    return value.item()
 
 
 def fork(words, variables, double, closed):
@@ -132,4 +117,4 @@ def train_in_float64():
 
 
 if __name__ == "__main__":
-    serve()
+    serve(fork, shared_sum)

@@ -19,6 +19,7 @@ import torch
 from helpers import README_BLOCKS, ROOT, empty_blocks
 from PIL import Image
 
+from stylenat import cli, distributed
 from stylenat.benchmark.throughput import PROTOCOLS
 from stylenat.cli import DTYPE_NAMES, METRIC_NAMES, OFFLINE_NAMES, PROTOCOL_NAMES, commands, main
 from stylenat.data import check as check_module
@@ -362,6 +363,7 @@ def test_names_that_help_repeats_are_those_of_the_package():
     assert OFFLINE_NAMES == OFFLINE
     assert tuple(PROTOCOLS) == PROTOCOL_NAMES
     assert DTYPES == DTYPE_NAMES
+    assert cli.LAUNCHED == distributed.LAUNCHED
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -530,8 +530,10 @@ def _attend(code: _Code) -> None:
         q = _Tensor(code, given["q"], given["q_step"], low)
         out = _Tensor(code, given["out"], given["out_step"], low)
         fetched = [_Tensor(code, given[f"next_{x}"], given[f"{x}_step"], low) for x in "qkv"]
-        queries, results = code.floats(given["queries"]), code.floats(given["results"])
-        keys, values = code.floats(given["keys"]), code.floats(given["values"])
+        queries = code.floats(given["queries"])
+        results = code.floats(given["results"])
+        keys = code.floats(given["keys"])
+        values = code.floats(given["values"])
         bias = code.floats(given["bias"])
         window = code.window()
         _load_row(code, q, columns, queries, code.channels, given["factor"])
@@ -565,7 +567,8 @@ def _differentiate(code: _Code) -> None:
     memory = " bias queries grads results keys_by_slot values_by_slot keys key_sums value_sums bias_sums"
     with code.function("queries", integers + memory, "factor scale") as given:
         low = code.kind.bfloat16
-        columns, start = given["columns"], given["start"]
+        columns = given["columns"]
+        start = given["start"]
         fetched = [
             _Tensor(code, given[f"next_{x}"], given[f"{x}_step"], low) for x in ("grad", "q", "k", "v")
         ]
@@ -573,7 +576,8 @@ def _differentiate(code: _Code) -> None:
             fetched.append(_Tensor(code, given[f"flushed_{name}"], given[f"grad_{name}_step"], False))
         grad_q = _Tensor(code, given["grad_q"], given["grad_q_step"], low)
         at = {name: code.floats(given[name]) for name in memory.split()}
-        window, grad_window = code.window(), code.window()
+        window = code.window()
+        grad_window = code.window()
         for name, to, factor in (
             ("q", "queries", given["factor"]),
             ("grad", "grads", ir.Constant(_FLOAT, 1.0)),

@@ -1,12 +1,10 @@
 """Generators side by side: each round calls every one once at every batch size, next to its products."""
 
 import multiprocessing
-import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -192,14 +190,4 @@ def _peak(name: str, batch: int, protocol: Protocol, dtype: str, device: str, th
     z = torch.randn(batch, generator.latent_dim, device=device)
     with timing_flags(protocol):
         generator(z)
-    return _own_peak(device)
-
-
-def _own_peak(device: str) -> int:
-    """`peak_memory` of this process alone: Linux's `getrusage` knows of the parent's memory, too."""
-    status = Path("/proc/self/status")
-    if torch.device(device).type != "cuda" and status.is_file():
-        found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 2**10
     return peak_memory(device)

@@ -220,7 +220,8 @@ def training_step(config: Config, device: torch.device | str) -> dict[str, Tenso
 
 def check_step(device: torch.device) -> Verdict:
     """A training step against the same one on the CPU."""
-    section, name = "training", "a step against the CPU's"
+    section = "training"
+    name = "a step against the CPU's"
     if device.type == "cpu":
         return Verdict(section, name, LEFT_OUT, "no GPU: this is the CPU")
     return compare_steps(training_step(small_config(), device), training_step(small_config(), "cpu"))
@@ -278,7 +279,8 @@ def check_ranks(device: torch.device) -> Verdict:
 
     On GPUs where there are two of them, else over gloo on the CPU.
     """
-    section, name = "training", "two ranks against one"
+    section = "training"
+    name = "two ranks against one"
     on_gpus = device.type == "cuda" and torch.cuda.device_count() >= RANKS
     where = "cuda" if on_gpus else "cpu"
     config = small_config()

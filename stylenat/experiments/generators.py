@@ -119,7 +119,7 @@ def conclusion(analysis: Analysis) -> str:
     for difference in differences(analysis):
         between = f"{first} − {difference.arm}: {title} {_interval(difference)}"
         if math.isnan(difference.low) or difference.low <= 0 <= difference.high:
-            sentences.append(f"{between}, not told apart.")
+            sentences.append(f"{between}, no difference is shown.")
         else:
             better = first if difference.value < 0 else difference.arm
             sentences.append(f"{between}, {better} is better.")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import ROOT, refusal
+from helpers import ROOT, refusal, without_blocks
 
 from stylenat.benchmark import page, results
 from stylenat.benchmark.cases import CASES, COMPARISONS, jobs
@@ -37,7 +37,7 @@ def numbers():
 def test_the_committed_page_is_rebuilt_from_the_committed_numbers(clone):
     path = clone / "docs" / "performance.md"
     committed = path.read_text()
-    path.write_text(re.sub(r"(:begin -->).*?(<!-- [\w-]+:end)", r"\1\2", committed, flags=re.DOTALL))
+    path.write_text(without_blocks(committed))
     assert path.stat().st_size < len(committed.encode()) / 2
     page.write_page()
     assert path.read_text() == committed

@@ -108,7 +108,7 @@ def test_the_whole_grid_runs_and_shows(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(generators, "load_grid", lambda name: dataclasses.replace(tiny, name=name))
     monkeypatch.setattr(generators, "GRID", "generators-smoke")
     text = generators.readme_block("generators-smoke")
-    assert "not told apart" in text and "(figures/generators-smoke-samples.png)" in text
+    assert "no difference is shown" in text and "(figures/generators-smoke-samples.png)" in text
     paths = save_all(generators.draw_figures("generators-smoke"))
     assert [path.name for path in paths] == ["generators-smoke-scores.png", "generators-smoke-samples.png"]
 
@@ -152,9 +152,9 @@ def test_the_conclusion_goes_by_the_intervals(grid):
     assert "After 24,000 images of avatars at 32 pixels a run: " in said
     assert "stylenat − hit: FD-lite0@128 −98.33 (−" in said and "), stylenat is better." in said
     assert "stylenat − stylegan-xl: FD-lite0@128 +58 (+" in said and "), stylegan-xl is better." in said
-    assert said.count("not told apart") == 1 and "stylenat − styleswin: FD-lite0@128 −4 (−" in said
+    assert said.count("no difference is shown") == 1 and "stylenat − styleswin: FD-lite0@128 −4 (−" in said
     close = SCORES | {"hit": (101, 111, 121)}
-    assert generators.conclusion(scored(grid, close)).count("not told apart") == 2
+    assert generators.conclusion(scored(grid, close)).count("no difference is shown") == 2
 
 
 def test_nothing_is_concluded_before_all_runs_are_there(grid):
