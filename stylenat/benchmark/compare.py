@@ -98,7 +98,7 @@ def compare(
     # First, while this process is small.
     peaks = []
     for name, batch in progress(cases, unit="case", desc="memory"):
-        peaks.append(_peak_apart(name, batch, protocol, precision, torch_device))
+        peaks.append(_peak_apart(name, batch, protocol, torch_device))
     keep_freed_memory()
     torch.manual_seed(0)
     prepared = _prepare(names, protocol, precision, torch_device)
@@ -175,18 +175,16 @@ def filters_share(generator: Generator, z: torch.Tensor) -> float:
 # Memory
 
 
-def _peak_apart(name: str, batch: int, protocol: Protocol, precision: Precision, device: torch.device) -> int:
+def _peak_apart(name: str, batch: int, protocol: Protocol, device: torch.device) -> int:
     """Bytes at most of a call in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(
-            _peak, name, batch, protocol, precision.name, str(device), torch.get_num_threads()
-        ).result()
+        return pool.submit(_peak, name, batch, protocol, str(device), torch.get_num_threads()).result()
 
 
-def _peak(name: str, batch: int, protocol: Protocol, dtype: str, device: str, threads: int) -> int:
+def _peak(name: str, batch: int, protocol: Protocol, device: str, threads: int) -> int:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    generator = cast(build_generator(name).to(device).eval(), dtype)
+    generator = cast(build_generator(name).to(device).eval(), protocol.dtype)
     z = torch.randn(batch, generator.latent_dim, device=device)
     with timing_flags(protocol):
         generator(z)
